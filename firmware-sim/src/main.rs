@@ -117,7 +117,7 @@ fn main() -> ExitCode {
         }
     };
     if options.check_config {
-        println!("the settings are right");
+        println!("the settings are valid");
         return ExitCode::SUCCESS;
     }
     let runtime = match tokio::runtime::Runtime::new() {

@@ -100,7 +100,7 @@ pub fn parse(file: &Path, source: impl std::io::Read) -> Result<Recording, Repla
         let text = field(value_at, "value")?;
         let value = text.parse::<f64>().ok().filter(|v| v.is_finite()).ok_or_else(|| {
             let shown: String = text.chars().take(40).collect();
-            row_error(line, format!("value {shown:?} is no finite number; write for example 73.5"))
+            row_error(line, format!("value {shown:?} is not a finite number; write, for example, 73.5"))
         })?;
         rows.push((time, value));
     }
@@ -117,7 +117,7 @@ fn parse_time(text: &str) -> Result<EpochMs, String> {
     zoned.and_then(|z| EpochMs::in_range(z.timestamp().as_millisecond())).ok_or_else(|| {
         let shown: String = text.chars().take(40).collect();
         format!(
-            "timestamp {shown:?} is no time; write 2013-12-02 21:15:00 (UTC), 2013-12-02T21:15:00Z or epoch milliseconds"
+            "timestamp {shown:?} is not a time; write 2013-12-02 21:15:00 (UTC), 2013-12-02T21:15:00Z or epoch milliseconds"
         )
     })
 }
@@ -162,7 +162,7 @@ mod tests {
             ("timestamp,value\n1,1e999\n", 2, "finite"),
             ("timestamp,value\n\n\n1,2\n2\n", 5, "no value"),
             ("timestamp,value\n1,2\nyesterday,2\n", 3, "2013-12-02 21:15:00"),
-            ("timestamp,value\n2013-12-02,2\n", 2, "no time"),
+            ("timestamp,value\n2013-12-02,2\n", 2, "not a time"),
         ] {
             let said = rows(text).unwrap_err();
             assert!(said.contains("oven_1.csv"), "{said}");

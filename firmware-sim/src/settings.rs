@@ -66,9 +66,9 @@ pub fn parse_speed(text: &str) -> Result<Option<f64>, String> {
         return Ok(None);
     }
     let speed = text.parse::<f64>().ok().filter(|s| s.is_finite() && *s >= 0.001);
-    speed
-        .map(Some)
-        .ok_or_else(|| format!("{text:?} is no speed; give times real time, for example 60, or \"max\""))
+    speed.map(Some).ok_or_else(|| {
+        format!("{text:?} is not a speed; give a multiple of real time, for example 60, or \"max\"")
+    })
 }
 
 impl Settings {
@@ -92,25 +92,33 @@ impl Settings {
             }
         }
         if self.devices > MAX_DEVICES_ENTRIES {
-            return Err(format!("the setting `devices` is {}, at most {MAX_DEVICES_ENTRIES}", self.devices));
+            return Err(format!(
+                "the setting `devices` is {}; give at most {MAX_DEVICES_ENTRIES}",
+                self.devices
+            ));
         }
         if !(self.rate > 0.0 && self.rate <= MAX_RATE) {
-            return Err(format!("the setting `rate` is {}, more than 0 and at most {MAX_RATE}", self.rate));
+            return Err(format!(
+                "the setting `rate` is {}; give more than 0 and at most {MAX_RATE}",
+                self.rate
+            ));
         }
         if !(1..=MAX_IN_FLIGHT_ENTRIES).contains(&self.in_flight) {
             return Err(format!(
-                "the setting `in_flight` is {}, 1 to {MAX_IN_FLIGHT_ENTRIES}",
+                "the setting `in_flight` is {}; give 1 to {MAX_IN_FLIGHT_ENTRIES}",
                 self.in_flight
             ));
         }
         if !(1_000..=86_400_000).contains(&self.window_ms) {
             let found = self.window_ms;
             return Err(format!(
-                "the setting `window_ms` is {found}, 1000 to 86400000, as the gateways' rules have"
+                "the setting `window_ms` is {found}; give 1000 to 86400000, the range of the gateways' rules"
             ));
         }
         if self.devices == 0 && self.replay.is_empty() {
-            return Err("the setting `devices` is 0 and there is nothing to replay; at least 1".to_string());
+            return Err(
+                "the setting `devices` is 0 and there is nothing to replay; give at least 1".to_string()
+            );
         }
         let speed = parse_speed(&self.speed).map_err(|e| format!("the setting `speed`: {e}"))?;
         let recordings = self.replay.iter().map(|file| replay::load(file).map_err(|e| e.to_string()));

@@ -143,7 +143,7 @@ pub enum IdentityError {
     #[error(transparent)]
     Floor(#[from] LogError),
     /// The operating system provides no random numbers.
-    #[error("the system gives no random numbers")]
+    #[error("the operating system gave no random bytes")]
     NoRandomness,
 }
 
@@ -312,7 +312,7 @@ impl Identity {
         };
         let file = PeersFile { format: IDENTITY_VERSION, peers: peers.iter().map(entry).collect() };
         write(&self.dir, PEERS, &file).map_err(|e| {
-            tracing::error!("what is known of the peers can't be written: {e}");
+            tracing::error!("can't write what this gateway knows of its peers: {e}");
             PeerRefusal(format!("{} can't write its data directory at the moment", self.expected.gateway))
         })?;
         self.peers = peers;
@@ -350,11 +350,11 @@ fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<T, IdentityError>
     }
     // The version first: the other content of a file of another version is unknown here.
     let Format { format } =
-        serde_json::from_str(&text).map_err(|e| damaged(format!("does not read: {e}")))?;
+        serde_json::from_str(&text).map_err(|e| damaged(format!("can't be parsed: {e}")))?;
     match format {
         IDENTITY_VERSION => serde_json::from_str(&text).map_err(|e| IdentityError::Unreadable {
             file: file.clone(),
-            why: format!("does not read: {e}"),
+            why: format!("can't be parsed: {e}"),
         }),
         other => Err(IdentityError::Differs {
             dir: dir.into(),

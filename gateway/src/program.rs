@@ -59,7 +59,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if arguments.check_config {
         let site = &checked.settings.site;
         println!(
-            "the settings are sound: gateway {} of {} in site {}",
+            "the settings are valid: gateway {} of {} in site {}",
             checked.me,
             site.gateways.len(),
             site.name

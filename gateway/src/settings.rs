@@ -358,7 +358,7 @@ impl Settings {
             return wrong("uplink.host", &uplink.host, right);
         }
         if uplink.username.is_empty() && !uplink.password_file.as_os_str().is_empty() {
-            return wrong("uplink.username", "", "a password goes with a name; set both or none");
+            return wrong("uplink.username", "", "a password needs a user name; set both or neither");
         }
         self.check_peers()?;
         self.check_ports()
@@ -376,7 +376,7 @@ impl Settings {
             };
             if address(host).is_some_and(|ip| ip.is_unspecified()) {
                 return wrong(
-                    "nobody can be reached at that address; give the one that the other gateways connect to",
+                    "no gateway can be reached at that address; give the one that the other gateways connect to",
                 );
             }
             if self.site.gateways.iter().take(i).any(|other| other.peer.eq_ignore_ascii_case(peer)) {
@@ -396,7 +396,7 @@ impl Settings {
                 return Err(text(
                     key,
                     &found,
-                    "nobody would find a port that changes with every start; give one",
+                    "others could not find a port that changes with every start; give a fixed one",
                 ));
             }
             if let Some((other, at)) = binds.iter().take(i).find(|(_, at)| overlap(*at, *bind)) {

@@ -174,7 +174,7 @@ fn broken_requests_and_strangers_on_the_peers_port_cost_a_few_lines() {
     let lines = gateway.lines(&[]);
     assert!(lines.len() < 30, "{} lines: {lines:#?}", lines.len());
     assert_eq!(gateway.lines(&["a connection was refused"]).len(), 3);
-    assert_eq!(gateway.lines(&["no MQTT"]).len(), 3);
+    assert_eq!(gateway.lines(&["not MQTT"]).len(), 3);
 }
 
 #[test]

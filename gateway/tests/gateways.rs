@@ -309,7 +309,10 @@ fn windows_of_a_width_that_is_not_kept_are_refused_rather_than_none() {
     let site = Site::shared();
     let (status, told) = site.order(0, "GET", "/v1/aggregates?device=nobody&every=1500ms");
     assert_eq!((status, &told["parameter"]), (400, &"every".into()), "{told}");
-    assert!(told["detail"].as_str().unwrap().contains("no multiple of a width that is kept"), "{told}");
+    assert!(
+        told["detail"].as_str().unwrap().contains("not a multiple of a width that this site keeps"),
+        "{told}"
+    );
     assert_eq!(site.order(0, "GET", "/v1/aggregates?device=nobody&every=1d").0, 200);
 }
 
@@ -472,7 +475,7 @@ fn once_a_rule_is_mended_what_was_set_aside_counts_once() {
     until("it is ready", || plan.is_ready(0));
     let (status, told) = readmit(&id("m/renamed"));
     assert_eq!(status, 409, "{told}");
-    assert!(told["detail"].as_str().unwrap().contains("would count them twice"), "{told}");
+    assert!(told["detail"].as_str().unwrap().contains("could count twice"), "{told}");
     assert_eq!(count("renamed"), Some(1));
 }
 

@@ -49,7 +49,7 @@ fn what_is_wrong_is_named_with_what_would_be_right() {
         ("uplink.port", "0", "1 to 65535"),
         ("uplink.port", "-1", "(from the command line) is -1, but must be a whole number, 0 or more"),
         ("uplink.port", "99999", "0 to 65535"),
-        ("uplink.password_file", "/p", "set both or none"),
+        ("uplink.password_file", "/p", "set both or neither"),
         ("gateway.data_dir", "", "name a folder"),
         ("gateway.threads", "60000", "at most 256"),
         ("http.bind", "0.0.0.0:1883", "give each its own port"),
@@ -78,13 +78,13 @@ fn what_is_wrong_is_named_with_what_would_be_right() {
         ),
         ("http.bind", "[::]:7081", "peer.bind is \"0.0.0.0:7081\": http.bind = [::]:7081 takes"),
         ("http.bind", "[::ffff:127.0.0.1]:1883", "mqtt.bind = 0.0.0.0:1883 takes"),
-        ("mqtt.bind", "0.0.0.0:0", "give one"),
+        ("mqtt.bind", "0.0.0.0:0", "give a fixed one"),
         ("uplink.host", "x:1883", "its port goes to uplink.port"),
         ("uplink.host", "[::1]", "uplink.host is"),
         ("uplink.host", "x,y", "uplink.host is"),
         ("site.gateways", r#"[{ id = 1, peer = "a:b:7081" }]"#, "[fd00::11]:7081"),
         ("site.gateways", r#"[{ id = 1, peer = "::1:7081" }]"#, "[fd00::11]:7081"),
-        ("site.gateways", r#"[{ id = 1, peer = "0.0.0.0:7081" }]"#, "nobody can be reached"),
+        ("site.gateways", r#"[{ id = 1, peer = "0.0.0.0:7081" }]"#, "no gateway can be reached"),
         ("site.gateways", r#"[{ id = 1, peer = "a:1" }, { id = 2, peer = "A:1" }]"#, "gateways[1].peer"),
         (
             "rules.streams",
@@ -155,7 +155,7 @@ fn check_config_says_it_and_sets_the_exit_status() {
     assert!(logged("selvedge_gateway=debug,warn").status.success());
     let verbose = logged("verbose");
     assert_eq!(verbose.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&verbose.stderr).contains("\"verbose\" is no level"));
+    assert!(String::from_utf8_lossy(&verbose.stderr).contains("\"verbose\" is not a level"));
     let bad = run(&["--set", "uplink.prot=1"]);
     assert_eq!(bad.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&bad.stderr).contains("uplink.port"));

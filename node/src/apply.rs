@@ -94,7 +94,7 @@ pub async fn run(
             }
             Err(error) => {
                 metrics::counter!("selvedge_node_store_errors_total").increment(1);
-                tracing::error!(%error, messages = messages.len(), "can't apply; nothing of it is confirmed");
+                tracing::error!(%error, messages = messages.len(), "can't apply messages; the node confirms none of them");
                 let dropped = rest(&mut queue, Duration::from_millis(rest_ms)).await;
                 metrics::counter!("selvedge_node_refused_total", "reason" => "database").increment(dropped);
                 rest_ms = (rest_ms * 2).min(LONGEST_REST_MS);
@@ -130,8 +130,8 @@ fn told_lost(lost: &[(ShardKey, u64, LostBatch)]) {
         let shown: Vec<_> = shown.map(|((_, shard), seq, _)| format!("shard {shard}: {seq}")).collect();
         tracing::error!(
             %site, batches = all.len(), readings, %from, %to, which = shown.join(", "),
-            "every replica at the site has lost the content of batches: what they held is missing for good; /v1/sites/{site}, /v1/gaps and \
-             the view `holes` tell which"
+            "every replica at the site has lost the content of batches: what they held is missing for good; /v1/sites/{site}, /v1/gaps \
+             and the view `holes` list them"
         );
     }
 }
@@ -152,8 +152,8 @@ fn told_lacking(lacking: &[(ShardKey, BatchSpan)]) {
         let from_the_first = all.iter().any(|(_, span)| span.first == 1);
         tracing::warn!(
             %site, batches, runs = all.len(), which = shown.join(", "),
-            "the site has confirmed batches no more that this database lacks: what they held is missing here for good{}; /v1/gaps and \
-             the view `holes` tell which",
+            "this database lacks confirmed batches that the site no longer keeps: what they held is missing here for good{}; /v1/gaps and \
+             the view `holes` list them",
             if from_the_first { ", unless a copy of the database that had them is restored (is this a new one in its place?)" } else { "" }
         );
     }
@@ -163,8 +163,8 @@ fn told_once(message: &Incoming, outcome: MessageOutcome, stats: &Stats) {
     let (reason, what) = match outcome {
         MessageOutcome::Conflict => (
             "conflict",
-            "a batch number came with another content: was a gateway's disk copied or restored? \
-             Nothing of this shard is confirmed until shard_progress.conflict_seq is cleared",
+            "a batch number came with another content: was a gateway's disk copied or restored? The node confirms nothing of this shard \
+             until shard_progress.conflict_seq is cleared",
         ),
         MessageOutcome::TooFarAhead => ("too_far_ahead", "a batch came too far ahead of a gap"),
         MessageOutcome::Superseded => (

@@ -154,7 +154,7 @@ async fn tell(live: Arc<Live>, reader: Reader, mut touched: mpsc::Receiver<Vec<T
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "can't read a window that listeners are to hear of");
+                    tracing::warn!(%error, "can't read a window for clients that listen");
                     live.missed.fetch_add(1, Ordering::Relaxed);
                 }
             }

@@ -242,7 +242,7 @@ impl Node {
             ("sender of confirmations", Some(self.confirmer)),
             ("link to the sites", Some(self.edge)),
             ("embedded broker", self.listener),
-            ("teller of live windows", Some(self.telling)),
+            ("sender of live windows", Some(self.telling)),
             ("exporter", self.lake),
         ] {
             if let Some(task) = task

@@ -146,7 +146,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     if arguments.check_config {
-        println!("the settings are sound: {} sites", job.settings().sites.len());
+        println!("the settings are valid: {} sites", job.settings().sites.len());
         return ExitCode::SUCCESS;
     }
     if matches!(job, Job::Serve(_)) {
@@ -228,7 +228,7 @@ fn asked_to_stop() -> impl Future<Output = ()> {
     let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
     async move {
         let (Ok(mut term), Ok(mut int)) = signals else {
-            tracing::warn!("signals can't be heard; stop the node by killing it");
+            tracing::warn!("can't watch for signals; stop the node with SIGKILL");
             return std::future::pending().await;
         };
         tokio::select! {

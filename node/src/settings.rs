@@ -268,7 +268,7 @@ impl NodeSettings {
         let mut sites: Vec<ServedSite> = vec![];
         for (i, site) in self.sites.iter().enumerate() {
             if sites.iter().any(|s| s.name == site.name) {
-                return Err(wrong(&format!("sites[{i}].name"), &format!("{} is there twice", site.name)));
+                return Err(wrong(&format!("sites[{i}].name"), &format!("{} is listed twice", site.name)));
             }
             let failed = |why| SettingsError::Secret { site: site.name.clone(), why };
             let secret = match (&site.secret, &site.secret_file) {
@@ -304,7 +304,7 @@ impl NodeSettings {
                 ))
             }
             "external" if host.is_empty() || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) => {
-                Err(wrong("uplink.host", format!("{host:?} is no broker; give its name or address")))
+                Err(wrong("uplink.host", format!("{host:?} is not a broker; give its name or address")))
             }
             "external" => Ok(BrokerChoice::External),
             other => Err(wrong("uplink.broker", format!("{other:?} is neither `embedded` nor `external`"))),
@@ -336,7 +336,7 @@ impl NodeSettings {
             && (username.is_empty() || password.is_none())
         {
             let why = format!(
-                "is {}, which others can reach, and the embedded broker asks nobody for a password: set `uplink.username` and \
+                "is {}, which others can reach, and the embedded broker does not ask for a password: set `uplink.username` and \
                  `uplink.password_file` (and the same at the gateways), or listen on 127.0.0.1",
                 address.ip()
             );
@@ -345,7 +345,7 @@ impl NodeSettings {
         match (username.is_empty(), password) {
             (true, None) => Ok(None),
             (true, Some(_)) => {
-                Err(wrong("uplink.username", "there is a password without it; set both or none".into()))
+                Err(wrong("uplink.username", "there is a password without it; set both or neither".into()))
             }
             (false, password) => {
                 let (username, password) = (username.clone(), password.unwrap_or_default());
@@ -390,7 +390,7 @@ impl NodeSettings {
         let wrong = |why: &str| Err(SettingsError::Wrong { key: "uplink.share".into(), why: why.into() });
         if !self.uplink.share.is_empty() {
             if self.uplink.share.contains(['/', '+', '#']) {
-                return wrong("is no name of a group; it may not hold / + #");
+                return wrong("is not the name of a group; it may not hold / + #");
             }
             if broker != BrokerChoice::External {
                 return wrong(
@@ -443,8 +443,8 @@ mod tests {
         assert!(load(&[("sites", &site)]).check().is_ok());
         assert!(load(&[("sites", &site), ("log", "selvedge_node=debug, warn")]).check().is_ok());
         for (key, value, named) in [
-            ("log", "verbose", "\"verbose\" is no level"),
-            ("log", "", "\"\" is no level"),
+            ("log", "verbose", "\"verbose\" is not a level"),
+            ("log", "", "\"\" is not a level"),
             ("log", "selvedge_node=loud", "\"loud\""),
             ("data_dir", "", "`data_dir`"),
             ("uplink.host", "my broker", "`uplink.host`"),
@@ -457,7 +457,7 @@ mod tests {
         assert!(said(&[&external[..], &[("uplink.port", "0")]].concat()).contains("`uplink.port`"));
         assert!(said(&[]).contains("`sites`: there is none"));
         assert!(said(&[("sites", "[{ name = \"a\" }]")]).contains("`secret_file` or `secret`"));
-        assert!(said(&[("sites", &twice)]).contains("`sites[1].name`: a is there twice"));
+        assert!(said(&[("sites", &twice)]).contains("`sites[1].name`: a is listed twice"));
         assert!(said(&[("sites", &site), ("uplink.broker", "own")]).contains("`external`"));
         assert!(said(&[("sites", &site), ("uplink.host", "plant")]).contains("`uplink.host`"));
         let nowhere = [("sites", site.as_str()), ("uplink.broker", "external"), ("uplink.host", "0.0.0.0")];

@@ -262,7 +262,7 @@ impl Ear {
                 HearerEvent::Message { topic, payload } => self.take(&topic, &payload),
                 HearerEvent::Lost(why) => {
                     if let Some(left_out) = self.stats.log_due("no_reports", Instant::now()) {
-                        tracing::warn!(%why, "no reports of sites come; trying on{left_out}");
+                        tracing::warn!(%why, "no connection for the reports of sites; trying again{left_out}");
                     }
                 }
             }
@@ -275,7 +275,7 @@ impl Ear {
             && let Some(left_out) = self.stats.refused(reason, Instant::now())
         {
             let topic: String = topic.chars().take(80).collect();
-            tracing::warn!(topic, reason, "a report or an answer is not let in{left_out}");
+            tracing::warn!(topic, reason, "refused a report or an answer{left_out}");
         }
     }
 

@@ -26,21 +26,24 @@ pub fn describe_metrics() {
     );
     describe_counter!(
         "selvedge_node_batches_lost_total",
-        "Of these, batches whose contents every replica at their site has lost"
+        "Given-up batches whose contents every replica at their site has lost"
     );
     describe_counter!("selvedge_node_http_denied_total", "HTTP requests without a sufficient token");
     describe_counter!("selvedge_node_confirmations_total", "Confirmations sent");
     describe_counter!("selvedge_node_questions_total", "Questions to sites, by outcome");
-    describe_counter!("selvedge_node_answers_total", "Answers of gateways: taken, or unasked (a second one)");
-    describe_counter!("selvedge_node_store_errors_total", "Transactions that the database failed");
+    describe_counter!("selvedge_node_answers_total", "Answers of gateways, by outcome");
+    describe_counter!("selvedge_node_store_errors_total", "Transactions that failed in the database");
     describe_counter!("selvedge_node_lake_files_total", "Days written to the lake");
     describe_counter!("selvedge_node_lake_windows_total", "Windows in the days written to the lake");
-    describe_counter!("selvedge_node_lake_failures_total", "Days that could not be written or looked for");
+    describe_counter!(
+        "selvedge_node_lake_failures_total",
+        "Failed searches for days to write, and days that could not be written"
+    );
     describe_histogram!(
         "selvedge_node_lake_round_seconds",
-        "Time of one search for days to write, including the writing"
+        "Seconds of one search for days to write, including the writing"
     );
-    describe_histogram!("selvedge_node_apply_seconds", "Time of a transaction, until it is on disk");
+    describe_histogram!("selvedge_node_apply_seconds", "Seconds of a transaction, until it is on disk");
 }
 
 /// When a shard was last heard, and where it stood.

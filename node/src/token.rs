@@ -38,7 +38,7 @@ impl TokenArguments {
     /// When the operating system has no randomness, or these scopes and sites don't go together.
     pub fn make(&self) -> Result<(String, String), String> {
         if !self.site.is_empty() && self.scope.contains(&Scope::Sql) {
-            return Err("SQL shows all sites, so a token with --site can't have the scope sql".to_string());
+            return Err("SQL reads all sites, so a token with --site can't have the scope sql".to_string());
         }
         let mut bytes = [0u8; TOKEN_BYTES];
         let random = SystemRandom::new().fill(&mut bytes);

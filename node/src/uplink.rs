@@ -56,7 +56,7 @@ impl Subscriber {
     }
 
     async fn hear_embedded(&mut self, own: &Embedded) {
-        tracing::info!("hearing {} sites", self.sites.len());
+        tracing::info!("receiving from {} sites", self.sites.len());
         self.stats.set_subscribed(true);
         let mut told = 0;
         loop {
@@ -73,7 +73,10 @@ impl Subscriber {
             match hearer.next().await {
                 HearerEvent::Subscribed => {
                     if let Some(left_out) = self.stats.log_due("connected", Instant::now()) {
-                        tracing::info!("hearing {} sites{left_out}", self.sites.len());
+                        tracing::info!(
+                            "connected to the broker, receiving from {} sites{left_out}",
+                            self.sites.len()
+                        );
                     }
                     self.stats.set_subscribed(true);
                 }
@@ -83,7 +86,7 @@ impl Subscriber {
                     self.stats.set_subscribed(false);
                     metrics::counter!("selvedge_node_disconnects_total").increment(1);
                     if let Some(left_out) = self.stats.log_due("disconnected", Instant::now()) {
-                        tracing::warn!(%why, "no connection to the broker {broker}; trying on{left_out}");
+                        tracing::warn!(%why, "no connection to the broker {broker}; trying again{left_out}");
                     }
                 }
             }
@@ -97,7 +100,7 @@ impl Subscriber {
             Err(refused) => {
                 if let Some(left_out) = self.stats.refused(refused.reason(), Instant::now()) {
                     let topic: String = topic.chars().take(80).collect();
-                    tracing::warn!(topic, "a message is not let in: {refused}{left_out}");
+                    tracing::warn!(topic, "refused a message: {refused}{left_out}");
                 }
                 return;
             }

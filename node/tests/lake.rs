@@ -111,7 +111,7 @@ fn an_export_tells_what_it_wrote() {
     assert!(out.contains("1 files with 300 windows written"), "{out}");
     let (code, _, said) = export(folder.path(), &["--data-dir", ".", "--to", "lake"]);
     assert_eq!(code, Some(2));
-    assert!(said.contains("is no address of a lake"), "{said}");
+    assert!(said.contains("is not the address of a lake"), "{said}");
     let (code, _, said) = export(folder.path(), &["--from-day", "yesterday"]);
     assert_eq!(code, Some(2));
     assert!(said.contains("2026-11-24"), "{said}");

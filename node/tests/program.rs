@@ -46,7 +46,7 @@ fn it_ends_well_when_asked_to() {
     let mut child =
         program(folder.path()).args(["--config", "node.toml"]).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let up = lines.by_ref().map_while(Result::ok).any(|line| line.contains("hearing 1 sites"));
+    let up = lines.by_ref().map_while(Result::ok).any(|line| line.contains("receiving from 1 sites"));
     let pid = child.id().to_string();
     // Where there is no `kill`, the test must not leave the process.
     let asked = Command::new("kill").args(["-TERM", &pid]).status().is_ok_and(|s| s.success());

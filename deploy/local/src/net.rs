@@ -40,7 +40,7 @@ pub fn namespace(net: &str, index: usize) -> String {
 
 fn ip(args: &[&str]) -> Result<String, String> {
     let output = Command::new("ip").args(args).stdin(Stdio::null()).output();
-    let output = output.map_err(|e| format!("the program ip can't be run: {e}"))?;
+    let output = output.map_err(|e| format!("can't run the program ip: {e}"))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

@@ -164,7 +164,8 @@ impl Run<'_> {
             outcome.reckoning.lost = 0;
             outcome.reckoning.findings.retain(|f| f.duplicated > 0);
             outcome.remarks.push(format!(
-                "Stopped at once: {waiting} acknowledged readings are in windows that the node has not got yet; losses are not judged (use --for)."
+                "Stopped at once: {waiting} acknowledged readings are in windows that the node has not received yet, so lost readings \
+                 can't be counted (use --for)."
             ));
         }
         outcome.seconds = self.started.elapsed().as_secs_f64();

@@ -60,7 +60,7 @@ async fn keep_full(
         }
         while written < out.len() {
             match stream.try_write(&out[written..]) {
-                Ok(0) => return Err(broke(&"it takes nothing")),
+                Ok(0) => return Err(broke(&"the broker accepts no more bytes")),
                 Ok(n) => written += n,
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(e) => return Err(broke(&e)),

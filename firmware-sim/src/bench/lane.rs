@@ -92,8 +92,9 @@ pub fn broke(why: &dyn std::fmt::Display) -> String {
 
 fn open(target: &str, hello: &[&[u8]]) -> Result<TcpStream, String> {
     let failed = |what: &str, e: &dyn std::fmt::Display| format!("{target}: {what}: {e}");
-    let mut addresses = target.to_socket_addrs().map_err(|e| failed("no address (write host:port)", &e))?;
-    let address = addresses.next().ok_or_else(|| failed("no address", &"the name has none"))?;
+    let mut addresses =
+        target.to_socket_addrs().map_err(|e| failed("not an address (write host:port)", &e))?;
+    let address = addresses.next().ok_or_else(|| failed("no address", &"the name has no address"))?;
     let wait = Duration::from_millis(CONNECT_MS);
     let mut stream = TcpStream::connect_timeout(&address, wait).map_err(|e| failed("can't connect", &e))?;
     let set = stream.set_nodelay(true).and_then(|()| stream.set_read_timeout(Some(wait)));
@@ -111,9 +112,9 @@ fn open(target: &str, hello: &[&[u8]]) -> Result<TcpStream, String> {
                 other => Some(format!("{other:?}")),
             }
         })
-        .map_err(|e| failed("it speaks no MQTT", &e))?;
+        .map_err(|e| failed("it does not speak MQTT", &e))?;
         if let Some(refused) = refused {
-            return Err(failed("it refuses", &refused));
+            return Err(failed("it refuses the connection", &refused));
         }
     }
     Ok(stream)

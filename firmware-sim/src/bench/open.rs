@@ -35,7 +35,7 @@ pub(super) fn start(
         let slots = slots();
         match stream.try_clone() {
             Ok(copy) => reading.push((copy, slots.clone())),
-            Err(e) => shared.fail(format!("no copy of a socket: {e}")),
+            Err(e) => shared.fail(format!("can't duplicate a socket: {e}")),
         }
         sending.push(Sender { stream, devices, slots, at: 0, backlog: VecDeque::new(), out: Vec::new() });
     }

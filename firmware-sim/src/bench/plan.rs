@@ -52,7 +52,7 @@ pub struct BenchPlan {
     /// Number of threads of the generator in a closed loop.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub threads: usize,
-    /// Subscribe a session that stays first, for brokers that store only for subscribers.
+    /// First create a persistent session with a subscription, for brokers that store publishes only for subscribers.
     #[arg(long)]
     pub subscriber: bool,
     /// Measure a write of 256 bytes and its fdatasync in this folder first.

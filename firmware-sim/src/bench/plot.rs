@@ -90,11 +90,13 @@ impl Picture {
     fn lines(&self, reports: &[Value]) -> Result<Lines, String> {
         let at = |report: &Value, path: &str| {
             let found = path.split('.').try_fold(report.clone(), |value, key| value.get(key).cloned());
-            found.ok_or_else(|| format!("a report has no {path:?}; look into the file for what there is"))
+            found.ok_or_else(|| {
+                format!("a report has no {path:?}; look into the file for the paths that it has")
+            })
         };
         let number = |report: &Value, path: &str| {
             let value = at(report, path)?;
-            value.as_f64().ok_or_else(|| format!("{path:?} is {value}, which is no number"))
+            value.as_f64().ok_or_else(|| format!("{path:?} is {value}, which is not a number"))
         };
         let mut lines = Lines::new();
         for report in reports {

@@ -143,7 +143,7 @@ impl fmt::Display for BenchReport {
             let l = &self.latency_us;
             writeln!(
                 f,
-                "  acknowledged     {:.0}/s, {} in all, {} not, {} skipped",
+                "  acknowledged     {:.0}/s, {} in all, {} unacknowledged, {} skipped",
                 self.acked_per_s, self.acked, self.unacknowledged, self.skipped
             )?;
             writeln!(

@@ -228,7 +228,8 @@ mod tests {
         not.set_aside(ShardId(1), &sent, &[SetAside { reading: 1, reason: Reason::StreamsFull }]);
         not.refused(ShardId(3), "no room");
         assert!(
-            not.why().starts_with("d/b: the shard has its most streams") && not.why().ends_with("; no room")
+            not.why().starts_with("d/b: the shard has as many streams as it may")
+                && not.why().ends_with("; no room")
         );
         assert_eq!((not.code(), not.is_lasting()), (AckCode::QuotaExceeded, true));
         let kept = [&one[0], &one[2], &reading("e", 4.0)].map(reading_hash);

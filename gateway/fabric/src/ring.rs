@@ -83,7 +83,9 @@ pub struct Member {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RingError {
     /// The number of shards is out of bounds.
-    #[error("{0} shards: a site has 1 to {MAX_SHARDS}, {DEFAULT_SHARDS} unless there is a reason")]
+    #[error(
+        "{0} shards: a site has 1 to {MAX_SHARDS}, {DEFAULT_SHARDS} unless there is a reason for another number"
+    )]
     Shards(u16),
     /// The number of replicas is even or out of bounds.
     #[error("{0} replicas: an odd number of 1 to {MAX_REPLICAS} is needed, so that one half is a majority")]
@@ -98,7 +100,9 @@ pub enum RingError {
     #[error("gateway {0} is named twice: give every gateway a number of its own")]
     Duplicate(GatewayId),
     /// A member's weight is out of bounds.
-    #[error("gateway {id} has weight {weight}: weights are 1 to {MAX_WEIGHT}; to take it out, leave it out")]
+    #[error(
+        "gateway {id} has weight {weight}: weights are 1 to {MAX_WEIGHT}; to take a gateway out of the ring, remove it from the list"
+    )]
     Weight { id: GatewayId, weight: u32 },
 }
 

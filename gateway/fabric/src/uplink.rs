@@ -111,12 +111,12 @@ pub enum NotTaken {
         admitted: LedgerId,
     },
     /// It is about another incarnation of the site: a replayed frame of that one.
-    #[error("a confirmation for shard {0} is of another making of this site")]
+    #[error("a confirmation for shard {0} is for another incarnation of this site")]
     Incarnation(ShardId),
     /// It is about batches that were never cut.
     #[error(
-        "the node confirms batches of shard {shard} up to {cursor}, but only {last} were cut: does it have batches of another site of \
-         this name, or of this site before it was set up anew?"
+        "the node confirms batches of shard {shard} up to {cursor}, but this site has cut only {last}: does the node have batches of \
+         another site of this name, or of this site before it was set up anew?"
     )]
     Beyond {
         shard: ShardId,

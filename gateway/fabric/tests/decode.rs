@@ -74,7 +74,7 @@ fn without_any_setting_the_default_map_holds() {
                 r#"{"temp":21.5,"door":true,"name":"x","ts":"2025-11-24T16:00:00Z","seq":7,"boot":2}"#,
                 "pump-7 temp 21.5 @1764000000000 #7 boot2, pump-7 door 1 @1764000000000 #7 boot2 -name:text",
             ),
-            ("d/pump-7", "21.5", "malformed: payload: it is no JSON object..."),
+            ("d/pump-7", "21.5", "malformed: payload: it is not a JSON object..."),
             ("d/pump-7/temp/deep", "21.5", "not mapped"),
             ("d", "21.5", "not mapped"),
             ("other/pump-7/temp", "21.5", "not mapped"),
@@ -111,8 +111,8 @@ fn plain_numbers_are_finite_and_switches_are_one_and_zero() {
         ("1e999", "it is larger than a double can hold"),
         ("-1e400", "it is larger than a double can hold"),
         ("21,5", "it has a comma where decimals begin with a point"),
-        ("21.5 C", "something follows the number"),
-        ("1_000", "something follows the number"),
+        ("21.5 C", "there is more text after the number"),
+        ("1_000", "there is more text after the number"),
         ("0x10", "it is written in hexadecimal"),
         ("-0X1F", "it is written in hexadecimal"),
         ("yes", "it is a text, not a number"),
@@ -178,14 +178,14 @@ fn a_payload_without_a_number_is_told_so_by_name() {
         &[
             ("d/a", "{}", "malformed: payload: it holds no number in `{}`; send an object of numbers..."),
             ("d/a/b", "[]", "malformed: payload: it holds no number in `[]`; send a number..."),
-            ("d/a/b", "null", "malformed: payload: it is null, which is no value..."),
+            ("d/a/b", "null", "malformed: payload: it is null, which is not a value..."),
             ("d/a/b", "offline", "malformed: payload: it is a text, not a number in `offline`..."),
             ("d/a/b", r#""offline""#, "malformed: payload: it is a text, not a number..."),
             (
                 "d/a",
                 r#"{"values":[{"id":"a","v":1}],"state":"idle"}"#,
-                "malformed: payload: it holds no number; skipped: \"values\" (an array of objects or arrays), \
-                 \"state\" (a text that is no number)...",
+                "malformed: payload: it holds no number; skipped: \"values\" (an array of objects or arrays), \"state\" (a string that is \
+                 not a number)...",
             ),
             (
                 "d/a",
@@ -213,9 +213,9 @@ fn json_that_is_wrong_is_told_by_place_and_cure() {
             (
                 "d/a/b",
                 r#"{"value":21.5} x"#,
-                "malformed: payload, byte 15: something follows after the end...",
+                "malformed: payload, byte 15: there is more text after the end...",
             ),
-            ("d/a/b", "{\n\"value\":?}", "malformed: payload, byte 10: what stands here is no JSON value..."),
+            ("d/a/b", "{\n\"value\":?}", "malformed: payload, byte 10: this is not a JSON value..."),
             ("d/a/b", r#"{"value":NaN}"#, "malformed: payload, byte 9: JSON has no such word or number..."),
             ("d/a/b", r#"{"value":+5}"#, "malformed: payload, byte 9: JSON has no such word or number..."),
             (
@@ -228,28 +228,28 @@ fn json_that_is_wrong_is_told_by_place_and_cure() {
                 r#"{value:5}"#,
                 "malformed: payload, byte 1: a key is not in double quotation marks...",
             ),
-            ("d/a", r#"{"a":'x'}"#, "malformed: payload, byte 5: a text is in single quotation marks..."),
+            ("d/a", r#"{"a":'x'}"#, "malformed: payload, byte 5: a string is in single quotation marks..."),
             ("d/a", r#"{"a":}"#, "malformed: payload, byte 5: a value is missing..."),
-            (
-                "d/a",
-                r#"{"a":1,}"#,
-                "malformed: payload, byte 7: a comma stands before the closing bracket...",
-            ),
+            ("d/a", r#"{"a":1,}"#, "malformed: payload, byte 7: a comma precedes the closing bracket..."),
             (
                 "d/a",
                 r#"{"a":1 "b":2}"#,
                 "malformed: payload, byte 7: a comma or the closing bracket is missing...",
             ),
             ("d/a", r#"{"a" 1}"#, "malformed: payload, byte 5: a colon is missing after a key..."),
-            ("d/a", r#"{"a":01}"#, "malformed: payload, byte 6: it is no number as JSON writes them..."),
+            ("d/a", r#"{"a":01}"#, "malformed: payload, byte 6: it is not a JSON number..."),
             (
                 "d/a",
                 r#"{"a":0x1F}"#,
                 "malformed: payload, byte 6: a comma or the closing bracket is missing...",
             ),
-            ("d/a", "{\"a\":\"x\ny\"}", "malformed: payload, byte 7: a text holds a line break..."),
-            ("d/a", r#"{"a":"\q"}"#, "malformed: payload, byte 7: a backslash stands before..."),
-            ("d/a", r#"{"a":"\ud800"}"#, "malformed: payload, byte 12: half of a pair of \\u escapes..."),
+            ("d/a", "{\"a\":\"x\ny\"}", "malformed: payload, byte 7: a string holds a line break..."),
+            ("d/a", r#"{"a":"\q"}"#, "malformed: payload, byte 7: a backslash precedes..."),
+            (
+                "d/a",
+                r#"{"a":"\ud800"}"#,
+                "malformed: payload, byte 12: half of a surrogate pair of \\u escapes...",
+            ),
             (
                 "d/a/b",
                 r#"{"val":1}"#,
@@ -269,23 +269,27 @@ fn json_that_is_wrong_is_told_by_place_and_cure() {
             (
                 "d/a/b",
                 r#"{"value":1,"value":2}"#,
-                "malformed: payload, byte 20: key \"value\" comes twice...",
+                "malformed: payload, byte 20: key \"value\" occurs twice...",
             ),
-            ("d/a/b", r#"{"value":1,"seq":-1}"#, "malformed: payload, key \"seq\": it is no whole number..."),
+            (
+                "d/a/b",
+                r#"{"value":1,"seq":-1}"#,
+                "malformed: payload, key \"seq\": it is not a whole number...",
+            ),
             (
                 "d/a/b",
                 r#"{"value":1,"seq":1.5}"#,
-                "malformed: payload, key \"seq\": it is no whole number...",
+                "malformed: payload, key \"seq\": it is not a whole number...",
             ),
             (
                 "d/a/b",
                 r#"{"value":1,"boot":true}"#,
-                "malformed: payload, key \"boot\": it is no whole number...",
+                "malformed: payload, key \"boot\": it is not a whole number...",
             ),
             (
                 "d/a/b",
                 r#"{"value":1,"ts":"yesterday"}"#,
-                "malformed: payload, key \"ts\": \"yesterday\" is no time...",
+                "malformed: payload, key \"ts\": \"yesterday\" is not a time...",
             ),
             (
                 "d/a/b",
@@ -303,14 +307,14 @@ fn json_that_is_wrong_is_told_by_place_and_cure() {
                 "malformed: payload, key \"ts\": 9000000000000000000 is outside the years 1 to 9999 in \
                  milliseconds...",
             ),
-            ("d/a/b", r#"{"value":1,"ts":true}"#, "malformed: payload, key \"ts\": it is no time..."),
+            ("d/a/b", r#"{"value":1,"ts":true}"#, "malformed: payload, key \"ts\": it is not a time..."),
             (
                 "d/a/b",
                 r#"[1,{"value":2,"seq":"x"}]"#,
-                "malformed: payload, record 1: it is no whole number of 0 or more (payload, key \"seq\")...",
+                "malformed: payload, record 1: it is not a whole number of 0 or more (payload, key \"seq\")...",
             ),
-            ("d/a", r#"{"a.b":1,"a":{"b":2}}"#, "malformed: payload, byte 20: key \"a.b\" comes twice..."),
-            ("d/a", "[1]", "malformed: payload: it is no JSON object..."),
+            ("d/a", r#"{"a.b":1,"a":{"b":2}}"#, "malformed: payload, byte 20: key \"a.b\" occurs twice..."),
+            ("d/a", "[1]", "malformed: payload: it is not a JSON object..."),
         ],
     );
     let d = Decoder::default();
@@ -318,7 +322,7 @@ fn json_that_is_wrong_is_told_by_place_and_cure() {
         (&b"\xff\xfe{\0"[..], "begins as UTF-16"),
         (b"{\0\"\0a\0", "begins as UTF-16"),
         (b"\x1f\x8b\x08\0", "it is compressed"),
-        (b"{\"a\":\"\xff\"}", "a text is not UTF-8"),
+        (b"{\"a\":\"\xff\"}", "a string is not UTF-8"),
     ] {
         let shown = show(d.decode(NOW, "d/a", payload));
         assert!(shown.contains(said), "{shown}");
@@ -484,10 +488,7 @@ fn rules_name_the_keys_and_the_unit_of_time() {
     }
     check(
         &rule("s"),
-        &[
-            ("x", "5", "x temp 5"),
-            ("x", "on", "malformed: payload, byte 0: what stands here is no JSON value..."),
-        ],
+        &[("x", "5", "x temp 5"), ("x", "on", "malformed: payload, byte 0: this is not a JSON value...")],
     );
 }
 
@@ -495,29 +496,35 @@ fn rules_name_the_keys_and_the_unit_of_time() {
 fn a_bad_rule_is_named_with_its_number_and_its_cure() {
     for (toml, said) in [
         (r#"topic = """#, "topic must have 1 to 512 bytes"),
-        (r##"topic = "a/#/{device}/{stream}""##, "# may only stand at the end"),
+        (r##"topic = "a/#/{device}/{stream}""##, "# may only be at the end"),
         (r#"topic = "a{device}/{stream}""#, "mixes text with"),
-        (r#"topic = "{device}/{device}/{stream}""#, "{device} stands in topic twice"),
-        (r#"topic = "{De}/{stream}""#, "{De} is no placeholder"),
-        (r#"topic = "{key}/{stream}""#, "{key} is kept"),
+        (r#"topic = "{device}/{device}/{stream}""#, "{device} occurs in topic twice"),
+        (r#"topic = "{De}/{stream}""#, "{De} is not a placeholder"),
+        (r#"topic = "{key}/{stream}""#, "{key} is reserved"),
         (r#"topic = "{a}/{b}/{c}/{d}/{e}/{f}/{g}/{h}/{i}""#, "more than 8 placeholders"),
         (r#"topic = "a/{stream}""#, "names no device"),
         (r#"topic = "a/{device}""#, "names no stream"),
-        ("topic = \"{device}/{stream}\"\ndevice = \"{line}\"", "{line}, which does not stand in topic"),
+        ("topic = \"{device}/{stream}\"\ndevice = \"{line}\"", "{line}, which topic does not have"),
         ("topic = \"{device}/{stream}\"\ndevice = \"{device\"", "a { without its }"),
         ("topic = \"{device}/{stream}\"\ndevice = \"device}\"", "a } without its {"),
         ("topic = \"{device}/{stream}\"\ndevice = \"{key}\"", "device can't hold {key}"),
         ("topic = \"{device}/{stream}\"\nstream = \"{key}\"", "reads no keys as streams"),
         ("topic = \"{device}\"\ndecoder = \"object\"\nstream = \"x\"", "stream must hold {key}"),
-        ("topic = \"{device}\"\ndecoder = \"object\"\nvalue = \"x\"", "value means nothing"),
+        ("topic = \"{device}\"\ndecoder = \"object\"\nvalue = \"x\"", "does not use value; remove it"),
         (
             "topic = \"{device}/{stream}\"\ndecoder = \"number\"\nseq = \"n\"",
-            "time, seq, boot or time_unit means nothing",
+            "does not use time, seq, boot or time_unit",
         ),
         ("topic = \"{device}/{stream}\"\nseq = \"value\"", "can't mean two things"),
         ("topic = \"sp/{group}/#\"\ndecoder = \"sparkplug-b\"", "ends with # and has no placeholders"),
-        ("topic = \"sp/#\"\ndecoder = \"sparkplug-b\"\ndevice = \"x\"", "means nothing to decoder"),
-        ("topic = \"ok/{a}/{b}\"\ndevice = \"{a}\"\nstream = \"{b}\"", "number 1 takes all its topics"),
+        (
+            "topic = \"sp/#\"\ndecoder = \"sparkplug-b\"\ndevice = \"x\"",
+            "does not use a device or stream template",
+        ),
+        (
+            "topic = \"ok/{a}/{b}\"\ndevice = \"{a}\"\nstream = \"{b}\"",
+            "number 1 comes before it and takes all its topics",
+        ),
     ] {
         let all = rules(&format!("[[topics]]\ntopic = \"ok/{{device}}/{{stream}}\"\n[[topics]]\n{toml}\n"))
             .unwrap();

@@ -208,19 +208,22 @@ fn relative_times_need_a_clock() {
 #[test]
 fn what_is_no_senml_is_refused_with_its_place() {
     for (payload, said) in [
-        ("{}", "byte 0: an object stands where an array of SenML records belongs"),
-        ("[5]", "a number stands where a SenML record belongs"),
-        (r#"[{"n":5,"v":1}]"#, "a number stands where a text belongs"),
-        (r#"[{"n":"a","t":"noon","v":1}]"#, "a base field or a time is no number"),
-        (r#"[{"n":"a","v":"x"}]"#, "it holds no number; skipped: \"value\" (a text that is no number)"),
-        (r#"[{"n":"a","vs":"47"}]"#, "it holds no number; skipped: \"value\" (a text that is no number)"),
+        ("{}", "byte 0: expected an array of SenML records, found an object"),
+        ("[5]", "expected a SenML record, found a number"),
+        (r#"[{"n":5,"v":1}]"#, "expected a string, found a number"),
+        (r#"[{"n":"a","t":"noon","v":1}]"#, "a base field or a time is not a number"),
+        (r#"[{"n":"a","v":"x"}]"#, "it holds no number; skipped: \"value\" (a string that is not a number)"),
+        (
+            r#"[{"n":"a","vs":"47"}]"#,
+            "it holds no number; skipped: \"value\" (a string that is not a number)",
+        ),
         (r#"[{"v":1}]"#, "it holds no number; skipped: \"value\" (a name that SenML does not allow)"),
         (r#"[{"n":"a b","v":1}]"#, "a name that SenML does not allow"),
         ("[]", "it holds no number in `[]`"),
         (r#"[{"bn":"a:","bt":1764000000}]"#, "it holds no number"),
         (r#"[{"n":"a","v":1,"x_":1}]"#, "label \"x_\" must be understood"),
-        (r#"[{"n":"a","v":1,"v":2}]"#, "comes twice"),
-        (r#"[{"n":"a","v":1,"vs":"x"}]"#, "comes twice"),
+        (r#"[{"n":"a","v":1,"v":2}]"#, "occurs twice"),
+        (r#"[{"n":"a","v":1,"vs":"x"}]"#, "occurs twice"),
         (r#"[{"n":"a","bver":11,"v":1}]"#, "SenML version 11"),
         (r#"[{"n":"a","t":1e15,"v":1}]"#, "time 1000000000000000 is out of range"),
         (r#"[{"n":"a","bv":1e308,"v":1e308}]"#, "not a finite number"),
@@ -244,9 +247,10 @@ fn cbor_that_lies_is_refused() {
     let record = |value: Cbor| Cbor::Array(vec![Cbor::Map(vec![(0.into(), "a".into()), (2.into(), value)])]);
     let sound = bytes(&record(Cbor::from(5)));
     assert_eq!(show(&sound), "a value 5");
-    assert!(show(&[&sound[..], &[0]].concat()).contains("byte 7: something follows"));
+    assert!(show(&[&sound[..], &[0]].concat()).contains("byte 7: there is more after the pack"));
     assert!(show(&sound[..4]).contains("ends too early"));
-    assert!(show(&[0xff]).contains("something else stands where an array"), "{}", show(&[0xff]));
+    let said = show(&[0xff]);
+    assert!(said.contains("expected an array or an object, found something else"), "{said}");
     for value in [Cbor::from(f64::NAN), Cbor::from(f64::INFINITY), Cbor::Null, Cbor::Bytes(vec![1])] {
         assert!(show(&bytes(&record(value))).starts_with("malformed"));
     }

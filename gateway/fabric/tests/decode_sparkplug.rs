@@ -92,7 +92,7 @@ fn an_unknown_alias_asks_for_a_rebirth_once() {
     let data = payload(vec![metric(None, Some(1), None, Some(MetricValue::Float(1.0)))]);
     let unknown = |topic: &str| show(&d, topic, &data).unwrap_err();
     let e = unknown("spBv1.0/plant/NDATA/edge-1");
-    assert!(e.to_string().contains("\"alias 1\" (an alias that is not known here)"), "{e}");
+    assert!(e.to_string().contains("\"alias 1\" (an unknown alias)"), "{e}");
     let rebirth = e.rebirth.unwrap();
     assert_eq!(rebirth.topic, "spBv1.0/plant/NCMD/edge-1");
     assert_eq!(Payload::read(&rebirth.payload, 1).unwrap(), Payload::rebirth(NOW.0 as u64));
@@ -264,14 +264,14 @@ fn a_compressed_payload_is_bounded_and_what_is_wrong_with_it_is_told() {
         (compressed(None, vec![]), "its body is empty"),
         (compressed(None, vec![0x1f, 0x8b, 8, 0]), "its compressed body is damaged"),
         (compressed(None, vec![0xff; 20]), "its compressed body is damaged"),
-        (compressed(None, gzip(b"{}")), "it is no Sparkplug B payload"),
+        (compressed(None, gzip(b"{}")), "it is not a Sparkplug B payload"),
         (compressed(None, gzip(&compressed(None, gzip(&birth())))), "it is compressed twice"),
     ] {
         let e = fails(&payload);
         assert!(e.to_string().contains(said) && !e.too_large, "{e}");
     }
     let bomb = fails(&compressed(Some("GZIP"), gzip(&vec![0; MAX_INFLATED_BYTES + 1])));
-    assert!(bomb.too_large && bomb.to_string().contains("once it is uncompressed"), "{bomb}");
+    assert!(bomb.too_large && bomb.to_string().contains("once it is decompressed"), "{bomb}");
 }
 
 #[test]
@@ -301,7 +301,7 @@ fn metrics_that_are_no_numbers_are_named() {
     all.push(metric(Some("x"), None, Some(t::DOUBLE), Some(MetricValue::Double(1.0))));
     assert_eq!(data(all).unwrap(), format!("g/e x 1 @1000 {named}"));
     let e = data(odd()).unwrap_err();
-    assert!(e.to_string().starts_with("payload: it holds no number; skipped: \"text\" (a text"), "{e}");
+    assert!(e.to_string().starts_with("payload: it holds no number; skipped: \"text\" (a string"), "{e}");
     assert_eq!((e.skipped.len(), e.rebirth), (9, None));
     // A birth defines something, and control metrics steer: neither is an error.
     let text = metric(Some("text"), Some(1), Some(t::STRING), Some(MetricValue::Text("x".into())));
@@ -369,12 +369,12 @@ fn what_is_wrong_is_told() {
         let e = show(&d, &format!("spBv1.0/{topic}"), payload).unwrap_err().to_string();
         assert!(e.contains(said), "{e}");
     };
-    fails("g/NDATA/e/d", &birth(), "it is no Sparkplug B topic");
-    fails("g/DDATA/e", &birth(), "it is no Sparkplug B topic");
-    fails("g/DDATA/e/", &birth(), "it is no Sparkplug B topic");
-    fails("/NDATA/e", &birth(), "it is no Sparkplug B topic");
-    fails("g/NDATA/e", b"{}", "it is no Sparkplug B payload");
-    fails("g/NDATA/e", &[0x12, 0].repeat(4_097), "4097 metrics, at most 4096");
+    fails("g/NDATA/e/d", &birth(), "it is not a Sparkplug B topic");
+    fails("g/DDATA/e", &birth(), "it is not a Sparkplug B topic");
+    fails("g/DDATA/e/", &birth(), "it is not a Sparkplug B topic");
+    fails("/NDATA/e", &birth(), "it is not a Sparkplug B topic");
+    fails("g/NDATA/e", b"{}", "it is not a Sparkplug B payload");
+    fails("g/NDATA/e", &[0x12, 0].repeat(4_097), "4097 metrics; at most 4096 are allowed");
     fails("g/NDATA/e", &payload(vec![metric(None, None, None, None)]), "neither name nor alias");
     fails("g/NBIRTH/e", &payload(vec![metric(None, Some(1), None, None)]), "a birth's metric has no name");
     let twice = ["a", "b"].map(|n| metric(Some(n), Some(1), Some(t::FLOAT), None));

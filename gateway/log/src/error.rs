@@ -44,7 +44,8 @@ pub enum LogError {
     /// The disk is full, or no more files may be opened. Nothing of this call counts as written; everything before it
     /// stands.
     #[error(
-        "no room for {what}: the disk is full, or no file can be opened beside those that are; free some space, or raise the limit of open files (LimitNOFILE=)"
+        "no room for {what}: the disk is full, or this process has as many files open as it may; free some space, or raise the limit of \
+         open files (LimitNOFILE=)"
     )]
     Full {
         /// The operation that found no room.

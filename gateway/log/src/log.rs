@@ -513,7 +513,7 @@ impl Log {
         }
         match floor.raise(to) {
             Ok(()) => self.stats.fsyncs += 1,
-            Err(e) if e.is_full() => tracing::warn!("the log's floor stays as it is: {e}"),
+            Err(e) if e.is_full() => tracing::warn!("no room to raise the log's floor: {e}"),
             Err(e) => {
                 self.poison = Some(e.to_string());
                 return Err(e);

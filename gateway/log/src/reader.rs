@@ -119,7 +119,7 @@ impl LogReader {
 
     fn damaged(&self, at: Position) -> LogError {
         let name = self.disk.describe(&segment::name_of(at.segment));
-        LogError::Damaged { name, why: format!("it can't be read on from byte {}", at.offset) }
+        LogError::Damaged { name, why: format!("it can't be read from byte {} on", at.offset) }
     }
 }
 

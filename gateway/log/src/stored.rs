@@ -166,11 +166,11 @@ impl Label<'_> {
         if file.read_at(0, &mut start).is_ok_and(|read| read == VERSION_BYTES)
             && !self.known_version(&shown, &start)?
         {
-            return Err(damaged("its head is not whole"));
+            return Err(damaged("its head is incomplete"));
         }
         let content = bytes.checked_sub(HEAD_BYTES as u64).ok_or_else(|| damaged("it is too short"))?;
         if content > most_bytes {
-            return Err(damaged("it is longer than any that is written"));
+            return Err(damaged("it is longer than any file of its kind"));
         }
         let mut head = [0; HEAD_BYTES];
         let mut found = vec![0; usize::try_from(content).map_err(|_| damaged("it is too long"))?];

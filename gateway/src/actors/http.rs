@@ -208,15 +208,16 @@ async fn aggregates(api: web::Data<Api>, given: Given) -> Result<HttpResponse, F
     let told = match tokio::time::timeout(wait, answer).await {
         Ok(Ok(told)) if !told.is_nothing() => told,
         _ => {
-            let why = "no replica could answer: no majority of the device's replicas is within reach, or too much is asked at once; \
-                       try again, or ask with consistency=stale";
+            let why = "no replica could answer: no majority of the device's replicas is within reach, or too many questions are open; try \
+                       again, or ask with consistency=stale";
             return Err(Failure::OutOfReach(why.into()));
         }
     };
     let fits = |every: u32| api.widths_ms.iter().any(|width| every.is_multiple_of(*width));
     if let Some(every) = asked.every_ms.filter(|every| told.windows.is_empty() && !fits(*every)) {
         let widths: Vec<_> = api.widths_ms.iter().map(|width| format!("{width} ms")).collect();
-        let why = format!("{every} ms is no multiple of a width that is kept ({})", widths.join(", "));
+        let why =
+            format!("{every} ms is not a multiple of a width that this site keeps ({})", widths.join(", "));
         return Err(bad("every", why).into());
     }
     let list: Vec<_> = told.windows.iter().map(|w| window(&api.site, w)).collect();

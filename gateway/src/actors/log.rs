@@ -119,10 +119,10 @@ impl LogActor {
                 Errand::Room(room) => {
                     self.room.mine(!room);
                     match room {
-                        true => tracing::info!("the disk has room again: readings are taken"),
+                        true => tracing::info!("the disk has room again: taking readings"),
                         false => {
                             tracing::error!(
-                                "the disk is full: its shards are led by gateways that have room, or take no readings until there is some"
+                                "the disk is full: gateways that have room lead its shards; where there is none, a shard takes no readings"
                             )
                         }
                     }

@@ -119,13 +119,13 @@ impl ShardActor {
             let LostBatch { readings, parts, from, to } = lost;
             tracing::error!(
                 %shard, seq, readings, parts, %from, %to,
-                "the content of an uplink batch is lost on every replica of its shard: nodes are told that it is missing for good"
+                "the content of an uplink batch is lost on every replica of its shard: nodes learn that it is missing for good"
             );
         }
         if let Some((from, why)) = effects.given_up
             && let Some(left_out) = ways.log_limit.note("transfer")
         {
-            tracing::warn!(%shard, %from, why, "a transfer to this replica was given up; it is asked for again{left_out}");
+            tracing::warn!(%shard, %from, why, "a transfer to this replica was given up; the replica asks for it again{left_out}");
         }
         if effects.began_to_lead {
             self.led += 1;

@@ -32,7 +32,7 @@ impl Actor for Supervisor {
         pulse::every(ctx, LOOK_MS, |actor| {
             for (name, lives) in &actor.parts {
                 if !lives() {
-                    end_process(&format!("{name} has stopped, which is a defect"));
+                    end_process(&format!("{name} has stopped, which is a bug"));
                 }
             }
         });

@@ -240,7 +240,8 @@ impl Switch {
             true => tracing::info!("the gateways agree on the time"),
             false => tracing::warn!(
                 gateways = ?outside,
-                "their wall clocks are off from what a majority agrees on: set them right; they lead only when no other can"
+                "their wall clocks differ from the time that a majority agrees on: set them right; these gateways lead only when no other \
+                 can"
             ),
         }
         for shard in ways.shards.values() {
@@ -253,7 +254,7 @@ impl Switch {
         let full = self.room.full();
         let Some(ways) = self.ways.as_ref().filter(|_| full != self.full) else { return };
         if !full.is_empty() {
-            tracing::warn!(gateways = ?full, "their disks are full: free some space; others lead where a majority has room");
+            tracing::warn!(gateways = ?full, "their disks are full: free some space; other gateways lead where a majority has room");
         }
         for shard in ways.shards.values() {
             shard.do_send(ShardEvents(vec![ShardEvent::Full { who: full.clone() }]));
@@ -312,7 +313,7 @@ impl Handler<PeersChanged> for Switch {
             tracing::warn!(peer = %gone, "a gateway can't be reached");
         }
         for fresh in &news.reached {
-            tracing::info!(peer = %fresh, "a gateway is reached");
+            tracing::info!(peer = %fresh, "a gateway can be reached");
         }
         if let Some(ways) = &self.ways {
             for shard in ways.shards.values() {

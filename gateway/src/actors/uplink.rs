@@ -204,7 +204,7 @@ impl UplinkActor {
         let (site, me) = (&self.settings.site, self.settings.me);
         let question = match self.questions.open(site, place(me), bytes) {
             Ok((node, question)) if node == question.node.0 => question,
-            Ok(_) => return refuse("node", "it is bound to another node than it names"),
+            Ok(_) => return refuse("node", "it is sealed for another node than the one that it names"),
             Err(e) => return refuse(e.reason(), &e.to_string()),
         };
         let (Some(ways), Some(myself)) = (&self.ways, self.myself.clone()) else { return };
@@ -221,7 +221,7 @@ impl UplinkActor {
             }
             QuestionVerdict::Dropped(why) => {
                 metrics::counter!("selvedge_questions_total", "outcome" => why).increment(1);
-                tracing::debug!(why, "a question is dropped");
+                tracing::debug!(why, "dropped a question");
             }
         }
     }
@@ -260,12 +260,14 @@ impl UplinkActor {
         let ledgers = ledgers.iter().map(LedgerId::to_string).collect();
         let trouble = match &self.failure {
             Some(why) if !connected => Some(format!(
-                "the broker at {broker} can't be reached ({why}); results are kept until it can: check uplink.host and uplink.port"
+                "the broker at {broker} can't be reached ({why}); the site keeps its results until it can: check uplink.host and \
+                 uplink.port"
             )),
             None if !connected => Some(format!("the broker at {broker} is not connected yet")),
             _ if conflict.is_some() => conflict.map(|(_, why)| why.to_string()),
             _ if waiting > 0 && silent_ms >= SILENCE_MS => Some(format!(
-                "the broker at {broker} is connected, but no node confirms what is sent: is a node there that has this site with the same secret?"
+                "the broker at {broker} is connected, but no node confirms what this gateway sends: does a node with this site and the \
+                 same secret use that broker?"
             )),
             _ => None,
         };

@@ -162,7 +162,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let expected = Expected { site: site.clone(), gateway: me, membership };
     if !Identity::exists(dir) {
         Identity::init(dir, &expected)?;
-        tracing::info!(data_dir = %dir.display(), "a new gateway: its identity is written");
+        tracing::info!(data_dir = %dir.display(), "a new gateway: wrote its identity");
     }
     let found = Identity::find(dir, &expected)?;
     let (read, scrubber) = read_disk(dir, &settings, log_identity(found.incarnation()))?;

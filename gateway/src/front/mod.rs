@@ -310,12 +310,12 @@ impl Front {
         };
         if self.busy.swap(reason, Ordering::Relaxed) != reason {
             match reason {
-                0 => tracing::info!("readings are taken again"),
+                0 => tracing::info!("taking readings again"),
                 1 => {
-                    tracing::error!("a disk of the site is full: devices are slowed down until there is room")
+                    tracing::error!("a disk of the site is full: slowing devices down until there is room")
                 }
                 _ => tracing::error!(
-                    "the outbox budget is reached: devices are slowed down until the node confirms"
+                    "the outbox budget is reached: slowing devices down until the node confirms"
                 ),
             }
         }

@@ -306,7 +306,9 @@ pub fn check(statement: &str) -> Result<(), String> {
     for (at, token) in tokens.iter().enumerate() {
         let Token::Word { text, quoted } = token else { continue };
         if text.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("pg_")) {
-            return Err(format!("`{text}` is the server's own; only the views are shown here"));
+            return Err(format!(
+                "`{text}` belongs to the database server; a statement may read only the views"
+            ));
         }
         if !tokens.get(at + 1).is_some_and(|next| next.is_mark('(')) {
             continue;
@@ -317,7 +319,7 @@ pub fn check(statement: &str) -> Result<(), String> {
         let alias = before.is_some_and(|before| before.is("as")) || is_of_with(&tokens, at + 1);
         if qualified || !(known || alias) {
             return Err(format!(
-                "the function `{text}` is not run here, only what reckons with what it is given; write AS before the name of an \
+                "the function `{text}` is not allowed, only functions that compute from their arguments; write AS before the name of an \
                  alias that has columns"
             ));
         }
@@ -390,13 +392,13 @@ fn cut(statement: &str) -> Result<Vec<Token>, String> {
             let end = rest.find(|c| !(is_letter(c) || c.is_ascii_digit() || c == '$')).unwrap_or(rest.len());
             let (word, behind) = rest.split_at(end);
             if behind_digit && !is_of_number(word) {
-                return Err(format!("`{word}` stands right behind a number; write a space between them"));
+                return Err(format!("`{word}` directly follows a number; write a space between them"));
             }
             let escaped = word.eq_ignore_ascii_case("e") && behind.starts_with('\'')
                 || word.eq_ignore_ascii_case("u") && (behind.starts_with("&'") || behind.starts_with("&\""));
             if escaped {
                 return Err(
-                    "strings and names with escapes (E'...', U&...) are not run here; write them plainly"
+                    "strings and names with escapes (E'...', U&...) are not allowed; write them without escapes"
                         .into(),
                 );
             }
@@ -522,7 +524,7 @@ mod tests {
             ("SELECT 1 AS \u{3000}$$, pg_sleep(9) AS x$$", "pg_sleep"),
             // A column may be named `values`.
             ("SELECT * FROM dblink(a, b) AS (values text)", "dblink"),
-            ("SELECT 1e5$$'$$ set_config(a, b, c) --'", "behind a number"),
+            ("SELECT 1e5$$'$$ set_config(a, b, c) --'", "directly follows a number"),
             ("SELECT 'a", "a string has no end"),
             ("SELECT /* /* */", "a comment has no end"),
             ("SELECT $a$ $$", "between dollars"),

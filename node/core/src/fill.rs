@@ -31,7 +31,8 @@ impl Fill {
             number => match number.parse::<f64>() {
                 Ok(value) if value.is_finite() => Self::Value(value),
                 _ => {
-                    let why = format!("{} is none of: none, null, previous, linear, a number", shown(number));
+                    let why =
+                        format!("{} is not one of: none, null, previous, linear, a number", shown(number));
                     return Err(bad("fill", why));
                 }
             },

@@ -73,7 +73,7 @@ impl Grid {
         let named = zone.map(named_zone).transpose()?;
         let units = |text: &str, most: i64| {
             let sound = text.parse().ok().filter(|n| (1..=most).contains(n));
-            sound.ok_or_else(|| bad("every", format!("{} is none of 1 to {most} of its unit", shown(every))))
+            sound.ok_or_else(|| bad("every", format!("{} is not 1 to {most} of its unit", shown(every))))
         };
         let (unit, units) = if let Some(number) = every.strip_suffix("mo") {
             (Unit::Month, units(number, MAX_UNITS)?)
@@ -160,7 +160,7 @@ impl Grid {
     /// Why windows of a width don't fit, in words.
     pub fn misfit(&self) -> String {
         match self {
-            Self::Every(_) => "is no multiple of a stored width".to_string(),
+            Self::Every(_) => "is not a multiple of a stored width".to_string(),
             Self::Calendar(calendar) if calendar.divisor_ms < DAY_MS => format!(
                 "begins at times of that zone that are multiples of {}, where no stored window begins",
                 duration_text(calendar.divisor_ms)
@@ -215,7 +215,7 @@ impl Calendar {
 fn named_zone(name: &str) -> Result<TimeZone, BadParameter> {
     TimeZone::get(name).map_err(|_| {
         let why =
-            "is no time zone of the IANA database; write one such as Europe/Berlin, America/New_York or UTC";
+            "is not a time zone of the IANA database; write one such as Europe/Berlin, America/New_York or UTC";
         bad("tz", format!("{} {why}", shown(name)))
     })
 }

@@ -116,8 +116,8 @@ impl AggregateQuery {
             let spans = query.spans();
             if spans > i64::from(limit) {
                 let why = format!(
-                    "makes {spans} spans of each stream, more than the {limit} rows of `limit` (at most {MAX_LIMIT_ENTRIES}): with \
-                     `fill` each stream is told in one piece"
+                    "makes {spans} spans of each stream, more than the {limit} rows of `limit` (at most {MAX_LIMIT_ENTRIES}): with `fill` \
+                     an answer holds each stream whole"
                 );
                 return Err(bad("every", why));
             }
@@ -224,12 +224,12 @@ impl AggregateQuery {
         let most = segments.iter().map(of_a_span).max().unwrap_or(1).max(1);
         let streams = chosen.len() as i64;
         let windows = segments.iter().any(|segment| segment.span_ms.is_none());
-        let roll_ups = "; whole minutes, hours and days that the stored widths divide, `from` and `to` at their ends, are read \
-                        from roll-ups, which are fewer";
+        let roll_ups = "; for whole minutes, hours and days that the stored widths divide, with `from` and `to` at their ends, the node \
+                        reads roll-ups, which are fewer";
         if most.saturating_mul(streams) > MAX_MERGED_ENTRIES {
             let why = format!(
-                "would read some {} windows or roll-ups of {streams} streams for one row, more than {MAX_MERGED_ENTRIES}; ask for \
-                 fewer streams or a shorter `every`{}",
+                "would read about {} windows or roll-ups of {streams} streams for one row, more than {MAX_MERGED_ENTRIES}; ask for fewer \
+                 streams or a shorter `every`{}",
                 most.saturating_mul(streams),
                 if windows { roll_ups } else { "" }
             );

@@ -45,10 +45,10 @@ pub struct Answered {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unanswered {
     /// No gateway has reported lately.
-    #[error("no gateway of the site was heard in the last seconds; see /v1/sites")]
+    #[error("no gateway of the site has reported in the last few seconds; see /v1/sites")]
     Silent,
     /// The node asks too much already.
-    #[error("too many questions are under way here; try again")]
+    #[error("this node has too many questions under way; try again")]
     TooMany,
     /// The gateways that were asked have too much to do.
     #[error("the site's gateways are busy; try again")]

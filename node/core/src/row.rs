@@ -171,50 +171,52 @@ impl Function {
 impl Column {
     fn field(self) -> Field {
         let (name, kind, meaning) = match self {
-            C::Site => ("site", ColumnKind::Text, "Whose; null where `group_by` merges."),
-            C::Device => ("device", ColumnKind::Text, "Whose; null where `group_by` merges."),
-            C::Stream => ("stream", ColumnKind::Text, "Whose; null where `group_by` merges."),
+            C::Site => ("site", ColumnKind::Text, "The name; null where `group_by` merges."),
+            C::Device => ("device", ColumnKind::Text, "The name; null where `group_by` merges."),
+            C::Stream => ("stream", ColumnKind::Text, "The name; null where `group_by` merges."),
             C::Streams => (
                 "streams",
                 ColumnKind::Whole,
-                "Of how many streams something is in it; only with `group_by`.",
+                "The number of streams with readings in the span; only with `group_by`.",
             ),
-            C::Start => ("start", ColumnKind::Time, "Where the span starts."),
+            C::Start => ("start", ColumnKind::Time, "The start of the span."),
             C::StartMs => ("start_ms", ColumnKind::Whole, "The same in milliseconds since 1970."),
-            C::WidthMs => ("width_ms", ColumnKind::Whole, "How long it is."),
-            C::Local => (
-                "start_local",
-                ColumnKind::Text,
-                "Where the span starts on the clock of the zone; only with `tz`.",
-            ),
+            C::WidthMs => ("width_ms", ColumnKind::Whole, "The length in milliseconds."),
+            C::Local => {
+                ("start_local", ColumnKind::Text, "The start of the span in the time zone; only with `tz`.")
+            }
             C::Partial => (
                 "partial",
                 ColumnKind::Flag,
-                "Whether `from` or `to` cuts the span, so that only a piece of it is in the row; only with `every`.",
+                "Whether `from` or `to` cuts the span, so that the row covers only a piece of it; only with `every`.",
             ),
-            C::Filled => ("filled", ColumnKind::Flag, "Whether it is filled in; only with `fill`."),
-            C::Count => ("count", ColumnKind::Whole, "How many readings."),
-            C::Sum => {
-                ("sum", ColumnKind::Real, "Sum of the values; null if it is beyond the greatest double.")
-            }
-            C::Mean => ("mean", ColumnKind::Real, "Arithmetic mean."),
+            C::Filled => (
+                "filled",
+                ColumnKind::Flag,
+                "Whether the row stands for a span without readings; only with `fill`.",
+            ),
+            C::Count => ("count", ColumnKind::Whole, "The number of readings."),
+            C::Sum => ("sum", ColumnKind::Real, "The sum of the values; null if a double can't hold it."),
+            C::Mean => ("mean", ColumnKind::Real, "The arithmetic mean."),
             C::Min => ("min", ColumnKind::Real, "The least value."),
             C::Max => ("max", ColumnKind::Real, "The greatest value."),
-            C::Stddev => ("stddev", ColumnKind::Real, "Standard deviation of all readings, not of a sample."),
+            C::Stddev => {
+                ("stddev", ColumnKind::Real, "The standard deviation of all readings, not of a sample.")
+            }
             C::Quantile(50) => (
                 "p50",
                 ColumnKind::Real,
-                "The reading of rank ceil(0.5 count) from the least on, or close to it; null where no sketch was kept.",
+                "The reading of rank ceil(0.5 count) in ascending order, or close to it; null if no sketch was kept.",
             ),
             C::Quantile(90) => (
                 "p90",
                 ColumnKind::Real,
-                "The reading of rank ceil(0.9 count) from the least on, or close to it; null where no sketch was kept.",
+                "The reading of rank ceil(0.9 count) in ascending order, or close to it; null if no sketch was kept.",
             ),
             C::Quantile(_) => (
                 "p99",
                 ColumnKind::Real,
-                "The reading of rank ceil(0.99 count) from the least on, or close to it; null where no sketch was kept.",
+                "The reading of rank ceil(0.99 count) in ascending order, or close to it; null if no sketch was kept.",
             ),
             C::FirstTime => ("first.time", ColumnKind::Time, "When the earliest reading was measured."),
             C::FirstMs => ("first.time_ms", ColumnKind::Whole, "The same in milliseconds since 1970."),
@@ -222,31 +224,35 @@ impl Column {
             C::LastTime => ("last.time", ColumnKind::Time, "When the latest reading was measured."),
             C::LastMs => ("last.time_ms", ColumnKind::Whole, "The same in milliseconds since 1970."),
             C::LastValue => ("last.value", ColumnKind::Real, "The value of the latest reading."),
-            C::Late => ("late", ColumnKind::Whole, "How many readings came after the window had closed."),
+            C::Late => {
+                ("late", ColumnKind::Whole, "The number of readings that came after the window had closed.")
+            }
             C::SetAside => (
                 "set_aside",
                 ColumnKind::Whole,
-                "How many readings the site set aside meanwhile: not counted, kept in its quarantine.",
+                "The number of readings that the site set aside meanwhile: not counted, but kept in its quarantine.",
             ),
             C::Missing => (
                 "missing",
                 ColumnKind::Whole,
-                "How many sequence numbers are missing between its readings; null where they have none.",
+                "The number of sequence numbers missing between its readings; null if they have none.",
             ),
-            C::Parts => ("parts", ColumnKind::Whole, "From how many parts it was merged."),
-            C::Fingerprint => {
-                ("fingerprint", ColumnKind::Text, "The same for the same values, in any order.")
-            }
+            C::Parts => ("parts", ColumnKind::Whole, "The number of parts that were merged."),
+            C::Fingerprint => (
+                "fingerprint",
+                ColumnKind::Text,
+                "A hash of the values: equal for equal values, in any order.",
+            ),
             C::Watermark => (
                 "watermark",
                 ColumnKind::Time,
-                "How far the stream has come by now; of several merged ones the last.",
+                "The watermark of the stream by now; where streams are merged, the watermark of the one furthest behind.",
             ),
             C::WatermarkMs => ("watermark_ms", ColumnKind::Whole, "The same in milliseconds since 1970."),
             C::Complete => (
                 "complete",
                 ColumnKind::Flag,
-                "Whether the stream has passed the end of the span, and nothing of it is cut off or may have been in lost batches.",
+                "Whether the stream has passed the end of the span, the span is not cut, and no lost batch may have held readings of it.",
             ),
         };
         Field::new(name, kind).meaning(meaning)

@@ -99,7 +99,7 @@ pub trait Table {
 pub enum Form {
     /// One object that holds the rows.
     Json,
-    /// RFC 4180, with a line of names.
+    /// RFC 4180, with a header line.
     Csv,
     /// An object a line.
     Lines,
@@ -123,7 +123,7 @@ impl Form {
     pub fn choose(format: Option<&str>, accepted: &[String]) -> Result<Option<Self>, BadParameter> {
         if let Some(name) = format {
             let found = FORMS.iter().find(|(_, known, _)| *known == name).map(|(form, _, _)| *form);
-            let why = || bad("format", format!("{} is none of: {}", shown(name), Self::names()));
+            let why = || bad("format", format!("{} is not one of: {}", shown(name), Self::names()));
             return found.ok_or_else(why).map(Some);
         }
         if accepted.is_empty() {

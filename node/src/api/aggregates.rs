@@ -110,9 +110,8 @@ impl Pages for AllPages {
 pub(super) async fn series(api: &Api, seek: &Seek) -> Result<Vec<SeriesInfo>, Failure> {
     let series = api.reader.find(seek, MAX_SERIES_ENTRIES + 1).await?;
     if series.len() > MAX_SERIES_ENTRIES as usize {
-        let why = format!(
-            "there are more than {MAX_SERIES_ENTRIES} streams; say which, or which `site` or `device`"
-        );
+        let why =
+            format!("more than {MAX_SERIES_ENTRIES} streams match; name fewer, or give `site` or `device`");
         return Err(bad("stream", why).into());
     }
     Ok(series)

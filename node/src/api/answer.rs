@@ -21,7 +21,7 @@ pub fn form(request: &HttpRequest, p: &Parameters) -> Result<Form, Failure> {
     let accepted = header::Accept::parse(request).map(|accept| accept.ranked()).unwrap_or_default();
     let accepted: Vec<String> = accepted.iter().map(|media| media.essence_str().to_string()).collect();
     Form::choose(p.text("format")?, &accepted)?.ok_or_else(|| {
-        let why = format!("`Accept` names no form that there is; there are: {}", Form::media_types());
+        let why = format!("`Accept` names no available form; there are: {}", Form::media_types());
         Failure::Accept(why)
     })
 }

@@ -133,7 +133,8 @@ impl Ask {
             }
         }
         if let Some(width) = self.width_ms.filter(|_| any && chosen.is_empty()) {
-            let why = format!("{} is no width at which one of these streams is stored", duration_text(width));
+            let why =
+                format!("{} is not a width at which one of these streams is stored", duration_text(width));
             return Err(bad("width", why).into());
         }
         Ok(chosen)
@@ -197,10 +198,10 @@ struct GapTable {
 /// The columns of a gap, with their meaning.
 pub fn fields() -> Vec<Field> {
     let fields = [
-        ("site", ColumnKind::Text, "Whose."),
-        ("device", ColumnKind::Text, "Whose."),
-        ("stream", ColumnKind::Text, "Whose."),
-        ("width_ms", ColumnKind::Whole, "Of the windows that are missing."),
+        ("site", ColumnKind::Text, "The site."),
+        ("device", ColumnKind::Text, "The device."),
+        ("stream", ColumnKind::Text, "The stream."),
+        ("width_ms", ColumnKind::Whole, "The width of the missing windows, in milliseconds."),
         ("from", ColumnKind::Time, "The end of the window before it, or `from`."),
         ("from_ms", ColumnKind::Whole, "The same in milliseconds since 1970."),
         ("to", ColumnKind::Time, "The start of the window after it, or `to`."),
@@ -208,7 +209,7 @@ pub fn fields() -> Vec<Field> {
         (
             "windows",
             ColumnKind::Whole,
-            "How many windows have room in it; null where a clock leapt: where more than a year lies between two windows.",
+            "The number of windows that fit into the gap; null if more than a year lies between two windows, because a clock was wrong.",
         ),
     ];
     fields.map(|(name, kind, meaning)| Field::new(name, kind).meaning(meaning)).into()

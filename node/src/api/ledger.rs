@@ -54,7 +54,7 @@ pub(super) async fn ledger(
         (Some(site), _) if !caller.sees(site) => return Err(Failure::Site(site.to_string())),
         (None, Some([only])) => Some(only.as_str()),
         (None, Some(several)) => {
-            let why = format!("is needed with this token, which shows {}", several.join(", "));
+            let why = format!("is needed with this token, which gives access to {}", several.join(", "));
             return Err(bad("site", why).into());
         }
         (site, _) => site,

@@ -42,7 +42,7 @@ pub(super) async fn live(
     let wanted = WantedStreams::read(&p)?;
     let functions = p.list("fn", Function::named, &Function::names())?;
     let listener = api.live.listen().ok_or_else(|| {
-        Failure::Busy(format!("{MAX_LISTENERS_ENTRIES} listen already, or the node is about to stop"))
+        Failure::Busy(format!("{MAX_LISTENERS_ENTRIES} clients listen already, or the node is about to stop"))
     })?;
     let run = api.live.run.0;
     let last = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());

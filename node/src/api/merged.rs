@@ -42,7 +42,7 @@ pub(super) async fn merged(
     let (groups, spans, limit) = (lowest.len() as i64, query.spans(), i64::from(query.limit));
     if query.fill.is_some() && groups.saturating_mul(spans) > limit {
         let why = format!(
-            "{limit} is less than {spans} spans of {groups} groups: what is merged and filled is told in one answer"
+            "{limit} is less than {spans} spans of {groups} groups: one answer has to hold all rows that are merged and filled"
         );
         return Err(bad("limit", why).into());
     }

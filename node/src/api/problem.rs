@@ -34,12 +34,12 @@ kinds! {
         "`Accept` names no form that the path answers in; leave it out, or use `format=`."
     TOO_LARGE "too-large" 413 "The body is too large"
         "`detail` says how large it may be."
-    MEDIA_TYPE_UNKNOWN "unsupported-media-type" 415 "The body's form is not understood"
-        "`detail` says which `Content-Type` are."
+    MEDIA_TYPE_UNKNOWN "unsupported-media-type" 415 "The form of the body is unknown"
+        "`detail` says which values of `Content-Type` are."
     TOO_EXPENSIVE "too-expensive" 422 "The query takes too long"
-        "It ran into its limit of time. Ask for less, or raise the setting that `detail` names."
+        "It exceeded its time limit. Ask for less, or raise the setting that `detail` names."
     UNANSWERED "unanswered" 504 "The site did not answer in time"
-        "`detail` says who did not. Give it more `timeout`, or ask with `consistency=stale`."
+        "`detail` says whether gateways or shards did not answer. Raise `timeout`, or ask with `consistency=stale`."
     EDGE_UNAVAILABLE "edge-unavailable" 503 "The site can't be asked now"
         "`detail` says why. Ask again after `Retry-After` seconds."
     UNAVAILABLE "unavailable" 503 "The database does not answer"
@@ -82,7 +82,7 @@ pub enum Failure {
     #[error("{0}")]
     Denied(#[from] Denied),
     /// The token does not allow this site.
-    #[error("the token does not show the site {0:?}")]
+    #[error("the token gives no access to the site {0:?}")]
     Site(String),
     /// The node does not serve this site.
     #[error("there is no site {0:?} here; see /v1/sites")]
@@ -115,7 +115,7 @@ pub enum Failure {
     #[error("{0}")]
     Stranger(String),
     /// SQL is switched off.
-    #[error("SQL is not answered by this node (setting `http.sql.enabled`)")]
+    #[error("this node does not answer SQL (setting `http.sql.enabled`)")]
     SqlOff,
     /// The statement can't be run; the text is the database's, or the node's reason.
     #[error("{0}")]

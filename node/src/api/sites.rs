@@ -176,7 +176,7 @@ pub fn read(site: SiteId, given: Vec<(String, String)>) -> Result<Ask, BadParame
     let (about, policy) = SiteQuery::read(&p)?;
     let wait_ms = p.duration(TIMEOUT)?.unwrap_or(WAIT_MS);
     if !(LEAST_WAIT_MS..=i64::from(MAX_WAIT_MS)).contains(&wait_ms) {
-        return Err(bad(TIMEOUT, format!("is none of {LEAST_WAIT_MS}ms to {}s", MAX_WAIT_MS / 1_000)));
+        return Err(bad(TIMEOUT, format!("is not between {LEAST_WAIT_MS}ms and {}s", MAX_WAIT_MS / 1_000)));
     }
     Ok(Ask { site, about, policy, wait_ms: wait_ms as u64 })
 }

@@ -68,7 +68,8 @@ pub(super) async fn sql(
     let p = Parameters::new(given.into_inner(), &PARAMETERS)?;
     let form = answer::form(&request, &p)?;
     if form == Form::Parquet {
-        let why = "parquet is no form of this path, whose columns may hold values of several kinds; take csv";
+        let why =
+            "this path has no form parquet, because a column may hold values of several kinds; take csv";
         return Err(bad("format", why).into());
     }
     let settings = &api.sql;
@@ -88,7 +89,7 @@ pub(super) async fn sql(
         .sql_places
         .clone()
         .try_acquire_owned()
-        .map_err(|_| Failure::Busy(format!("{MAX_RUNNING_ENTRIES} statements run already")))?;
+        .map_err(|_| Failure::Busy(format!("{MAX_RUNNING_ENTRIES} statements are running already")))?;
     let start = Instant::now();
     let done = api.reader.sql(sql, limits, place).await.map_err(|error| match error {
         SqlError::Statement(why) => Failure::Sql(why),
@@ -111,8 +112,8 @@ pub(super) async fn sql(
     let asked = limit.is_some_and(|limit| done.rows.len() >= limit as usize);
     if done.truncated && form != Form::Json && !asked {
         return Err(Failure::TooExpensive(format!(
-            "the answer has more than {} rows or {} bytes (settings `http.sql.limit_rows` and `http.sql.limit_bytes`), and this form has \
-             no place to say that it is cut; give a `limit`, or ask for JSON",
+            "the answer has more than {} rows or {} bytes (settings `http.sql.limit_rows` and `http.sql.limit_bytes`), and this form \
+             can't say that it is cut off; give a `limit`, or ask for JSON",
             settings.limit_rows, settings.limit_bytes
         )));
     }
@@ -122,10 +123,10 @@ pub(super) async fn sql(
 async fn question(request: &HttpRequest, body: Payload) -> Result<SqlQuestion, Failure> {
     let bytes = body.to_bytes_limited(MAX_BODY_BYTES).await;
     let bytes = bytes.map_err(|_| Failure::TooLarge(MAX_BODY_BYTES))?;
-    let bytes = bytes.map_err(|_| Failure::BadBody("the body did not come through whole".to_string()))?;
+    let bytes = bytes.map_err(|_| Failure::BadBody("the body did not arrive completely".to_string()))?;
     match request.content_type().to_ascii_lowercase().as_str() {
         "application/json" => serde_json::from_slice(&bytes).map_err(|_| {
-            let why = "the body is not {\"sql\": \"...\"}, with a whole number as \"limit\" beside it if rows are to be limited";
+            let why = "the body is not {\"sql\": \"...\"}, with a whole number as \"limit\" beside it to limit the rows";
             Failure::BadBody(why.to_string())
         }),
         "text/plain" | "application/sql" => match String::from_utf8(bytes.to_vec()) {

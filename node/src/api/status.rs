@@ -147,8 +147,8 @@ fn wants_attention(shards: &[ShardStatus]) -> Vec<String> {
     let lost: Vec<_> = shards.iter().map(|shard| shard.given_up).filter(|batches| *batches > 0).collect();
     if !lost.is_empty() {
         all.push(format!(
-            "{} batches of {} shards were confirmed by a database, or lost by their site, and are not in this one: what they held is \
-             missing for good; /v1/status and the view `holes` tell which",
+            "this database lacks {} batches of {} shards, which another database confirmed or their site lost: what they held is missing \
+             for good; /v1/status and the view `holes` list them",
             lost.iter().fold(0, |sum: u64, batches| sum.saturating_add(*batches)),
             lost.len()
         ));
@@ -156,7 +156,7 @@ fn wants_attention(shards: &[ShardStatus]) -> Vec<String> {
     let conflicts = shards.iter().filter(|shard| shard.conflict.is_some()).count();
     if conflicts > 0 {
         all.push(format!(
-            "of {conflicts} shards a batch number came with two contents: nothing of them is confirmed until \
+            "{conflicts} shards sent two contents under one batch number: the node confirms nothing of them until \
              shard_progress.conflict_seq is cleared"
         ));
     }

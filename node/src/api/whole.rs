@@ -49,7 +49,7 @@ pub(super) trait Pages: 'static {
 
 /// Sends all pages. If the first one fails, the answer still has the status of that failure.
 pub(super) async fn rows(api: &Api, form: Form, mut pages: impl Pages) -> Result<HttpResponse, Failure> {
-    let busy = || Failure::Busy(format!("{MAX_RUNNING_ENTRIES} whole answers are told already"));
+    let busy = || Failure::Busy(format!("the node is sending {MAX_RUNNING_ENTRIES} whole answers already"));
     let place = api.whole_places.clone().try_acquire_owned().map_err(|_| busy())?;
     let (limits, stats) = (api.whole_limits, api.stats.clone());
     let first = pages.next().await?;

@@ -16,8 +16,8 @@ use std::time::SystemTime;
 
 /// Write windows to a lake: Parquet files in folders that Spark, Trino, DuckDB and Athena know as partitions.
 ///
-/// The export leaves a day alone that the lake has as the database has it. So an export that was stopped continues when
-/// you start it again, and a finished one writes only what has changed.
+/// The export skips a day whose windows in the lake are those of the database. So an export that was stopped continues
+/// when you start it again, and a finished one writes only what has changed.
 #[derive(Debug, Clone, Args)]
 pub struct Export {
     /// Write to this folder, s3://bucket/path, gs://bucket/path or az://container/path; credentials come from the
@@ -43,7 +43,7 @@ pub struct Export {
 
 fn day(text: &str) -> Result<EpochMs, String> {
     EpochMs::parse(&format!("{text}T00:00:00Z"))
-        .map_err(|_| format!("{text:?} is no day; write one such as 2026-11-24"))
+        .map_err(|_| format!("{text:?} is not a day; write one such as 2026-11-24"))
 }
 
 /// What a run came to.
@@ -123,7 +123,7 @@ impl Export {
             "{files} files with {windows} windows written, {bytes} bytes{each}; {unchanged} days unchanged"
         );
         for (days, what) in [
-            (kept, "kept: the database has less of them (--again writes them all the same)"),
+            (kept, "kept: the database has less of them (--again writes them anyway)"),
             (taken, "left to another node, which is writing them"),
             (failed, "not written"),
         ] {

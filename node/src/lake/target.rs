@@ -141,7 +141,7 @@ impl Upload {
     /// Gives the upload up; what the store keeps of it is logged and left to the store.
     pub async fn abort(mut self) {
         if let Err(why) = self.writer.abort().await {
-            tracing::debug!(%why, "what was sent of a file is left in the store");
+            tracing::debug!(%why, "can't remove the sent part of a file from the store");
         }
     }
 }
@@ -182,11 +182,11 @@ fn check(address: &str) -> Result<Scheme, LakeError> {
     }
 }
 
-const FORMS: &str = "is no address of a lake; give a folder (/srv/lake or file:///srv/lake), s3://bucket/path, gs://bucket/path, \
-     az://container/path or abfss://container@account.dfs.core.windows.net/path";
+const FORMS: &str = "is not the address of a lake; give a folder (/srv/lake or file:///srv/lake), s3://bucket/path, gs://bucket/path, \
+                     az://container/path or abfss://container@account.dfs.core.windows.net/path";
 
 fn cloud(address: &str) -> Result<(Box<dyn ObjectStore>, Path), LakeError> {
-    let url = url::Url::parse(address).map_err(|why| LakeError::Address(format!("is no URL: {why}")))?;
+    let url = url::Url::parse(address).map_err(|why| LakeError::Address(format!("is not a URL: {why}")))?;
     let variables = std::env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok()?;
         let ours = VARIABLES.iter().any(|prefix| name.starts_with(prefix));

@@ -100,7 +100,7 @@ pub enum StoreError {
         why: postgres::Said,
     },
     /// There are no usable certificates to check the server by.
-    #[error("no usable certificates to check the database server by: {why}")]
+    #[error("no usable certificates for checking the database server: {why}")]
     Certificates {
         /// What is wrong with them.
         why: String,
@@ -118,7 +118,7 @@ pub enum StoreError {
     #[error("the database server does not answer in time")]
     Silent,
     /// Somebody else has written what is ours while its shard was locked.
-    #[error("rows were changed by somebody else; is there one device in two shards?")]
+    #[error("another transaction changed the same rows; is one device in two shards?")]
     Changed,
     /// What is stored of how values are spread can't be read.
     #[error("a row can't be read: {0}")]

@@ -385,7 +385,7 @@ async fn days_and_weeks_of_a_time_zone() {
             ("every=1d&tz=Asia/Kolkata", "every", "multiples of 30m"),
             ("every=1d&tz=Berlin", "tz", "Europe/Berlin"),
             ("tz=Europe/Berlin", "every", "is needed"),
-            ("every=30m&tz=Asia/Kolkata", "every", "no multiple of a stored width"),
+            ("every=30m&tz=Asia/Kolkata", "every", "not a multiple of a stored width"),
             ("from=2026-03-28T00:00:00", "from", "no time zone"),
             ("from=1774656000", "from", "1774656000s"),
         ] {

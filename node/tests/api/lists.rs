@@ -224,7 +224,10 @@ async fn readiness_tells_what_a_person_should_look_at() {
     assert_eq!(applied.lacking.len(), 1);
     let body = w.ok("/readyz").await;
     assert_eq!(body["status"], "ready", "it can work all the same");
-    assert!(body["attention"][0].as_str().unwrap().starts_with("7 batches of 1 shards"), "{body}");
+    assert!(
+        body["attention"][0].as_str().unwrap().starts_with("this database lacks 7 batches of 1 shards"),
+        "{body}"
+    );
     assert!(!body.to_string().contains("plant-7"), "everybody may ask");
 }
 

@@ -274,7 +274,7 @@ async fn a_bad_parameter_is_answered_with_what_would_be_right() {
         assert!(body["detail"].as_str().unwrap().contains(right), "{path}: {body}");
     }
     let (status, body) = w.get("/v1/aggregates?limit=0").await;
-    let detail = "parameter `limit`: \"0\" is no whole number from 1 to 10000";
+    let detail = "parameter `limit`: \"0\" is not a whole number from 1 to 10000";
     let problem = json!({ "type": "/docs#problem-bad-parameter", "title": "A parameter is wrong", "status": 400,
         "detail": detail, "parameter": "limit" });
     assert_eq!((status, body), (400, problem));

@@ -217,7 +217,7 @@ impl NodeProcess {
     }
 
     pub fn wait_until_hearing(&self) {
-        self.wait_for("hearing 1 sites");
+        self.wait_for("receiving from 1 sites");
     }
 
     /// As a power cut would.

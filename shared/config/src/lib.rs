@@ -119,7 +119,7 @@ pub fn check_log_filter(filter: &str) -> Result<(), String> {
         if !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
             let shown: String = level.chars().take(MAX_SHOWN_CHARS).collect();
             return Err(format!(
-                "{shown:?} is no level; write {}, or levels of targets such as selvedge_node=debug,info",
+                "{shown:?} is not a level; write {}, or levels of targets such as selvedge_node=debug,info",
                 LEVELS.join(", ")
             ));
         }
@@ -270,7 +270,7 @@ impl Layers<'_> {
         let failed = |why: String| SettingsLoadError::File { path: path.to_owned(), why };
         let size = std::fs::metadata(path).map_err(|e| failed(e.to_string()))?.len();
         if size > MAX_FILE_BYTES {
-            return Err(failed(format!("it has {size} bytes, the most is {MAX_FILE_BYTES}")));
+            return Err(failed(format!("it has {size} bytes; at most {MAX_FILE_BYTES} are allowed")));
         }
         let text = std::fs::read_to_string(path).map_err(|e| failed(e.to_string()))?;
         let values = parse_toml(&text).map_err(failed)?;

@@ -150,7 +150,7 @@ pub enum Denied {
     )]
     NoToken,
     /// What it shows is none that is known.
-    #[error("the token is not known here (settings `http.tokens`)")]
+    #[error("the token is unknown (setting `http.tokens`)")]
     Unknown,
     /// Its token lacks the scope.
     #[error("the token lacks the scope `{0}` (setting `http.tokens`)")]

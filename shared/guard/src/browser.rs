@@ -57,7 +57,7 @@ impl Browsers {
         let host = requested.host.unwrap_or_default();
         if !self.tokens && !host.is_empty() && !self.knows(name_of(host)) {
             return Err(format!(
-                "{:?} is no name of this program: add it to http.hosts, or use its address",
+                "{:?} is not a name of this program: add it to http.hosts, or use its address",
                 shown(name_of(host))
             ));
         }
@@ -66,7 +66,9 @@ impl Browsers {
         let elsewhere = requested.site.is_some_and(|site| !matches!(site, "same-origin" | "none"));
         let other = requested.origin.is_some_and(|origin| authority(origin) != Some(host));
         if (elsewhere && !followed) || other {
-            return Err("a web page of another origin asks, and only this program's own pages may".into());
+            return Err(
+                "a web page of another origin sent this request; only this program's own pages may".into()
+            );
         }
         Ok(())
     }

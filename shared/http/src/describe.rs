@@ -72,7 +72,9 @@ impl Document {
             .license(Some(LicenseBuilder::new().name("Apache-2.0").identifier(Some("Apache-2.0")).build()));
         let token = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
-            .description(Some("A token of the setting `http.tokens`; none is needed while there are none."))
+            .description(Some(
+                "A token of the setting `http.tokens`; requests need none while the setting is empty.",
+            ))
             .build();
         let components = self
             .components
@@ -101,21 +103,15 @@ fn problem() -> Schema {
         ArrayBuilder::new().items(plain(kind).build()).description(Some(about)).build()
     };
     let status = plain(Type::Integer).description(Some("The status of the response.")).examples([json!(400)]);
-    let detail = "parameter `limit`: \"0\" is no whole number from 1 to 10000";
+    let detail = "parameter `limit`: \"0\" is not a whole number from 1 to 10000";
     let mut all = ObjectBuilder::new()
-        .property(
-            "type",
-            text("Which kind of problem: a reference into /docs.", "/docs#problem-bad-parameter"),
-        )
-        .property("title", text("The kind in few words.", "A parameter is wrong"))
+        .property("type", text("The kind of problem: a reference into /docs.", "/docs#problem-bad-parameter"))
+        .property("title", text("The kind in a few words.", "A parameter is wrong"))
         .property("status", status.build())
         .property("detail", text("What is wrong with this request, and what would be right.", detail))
         .property("parameter", text("The parameter that is wrong, if one is.", "limit"))
         .property("why", list(Type::String, "What is missing if the program is not ready."))
-        .property(
-            "missing_shards",
-            list(Type::Integer, "The shards in which an order was not chosen in time."),
-        );
+        .property("missing_shards", list(Type::Integer, "The shards that did not choose the order in time."));
     for always in ["type", "title", "status", "detail"] {
         all = all.required(always);
     }
@@ -237,8 +233,9 @@ pub fn rows_of(name: &str, rows: Schema, more: &[(&str, Schema)]) -> Schema {
     for (name, schema) in more {
         body = body.property(*name, schema.clone()).required(*name);
     }
-    let next = or_null(Type::String).description(Some("What to give as `after` to get it."));
-    let more = plain(Type::Boolean).description(Some("Whether there is more."));
+    let next = or_null(Type::String)
+        .description(Some("The value of `after` for the next page; null on the last one."));
+    let more = plain(Type::Boolean).description(Some("Whether there are more rows."));
     let body = body.property("truncated", more).property("next", next);
     body.required("truncated").required("next").build().into()
 }

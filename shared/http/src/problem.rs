@@ -32,7 +32,7 @@ pub fn respond(problem: &Problem, headers: &[(HeaderName, String)]) -> HttpRespo
 pub fn refuse_unreadable(app: &mut web::ServiceConfig) {
     let refused = |part: &str, why: &str| respond(&Problem::from(&bad(part, why)), &[]);
     let query = web::QueryConfig::default().error_handler(move |error, _| {
-        let why = "is no list of name=value, joined by `&`, with special characters as %20 and the like";
+        let why = "is not a list of name=value, joined by `&`, with special characters as %20 and the like";
         InternalError::from_response(error, refused("query string", why)).into()
     });
     let path = web::PathConfig::default().error_handler(move |error, _| {

@@ -17,7 +17,7 @@ pub fn site_parameters() -> impl Iterator<Item = Parameter> {
 fn site_parameter(name: &str) -> Parameter {
     let (description, schema, example): (String, ObjectBuilder, Option<Value>) = match name {
         "device" => {
-            ("One device, or a pattern: `press-*` (`\\*` for the character). It is needed.".into(), names(), Some(json!("press-*")))
+            ("One device, or a pattern: `press-*` (`\\*` for the character). Required.".into(), names(), Some(json!("press-*")))
         }
         "stream" => ("One stream, or a pattern.".into(), names(), Some(json!("temperature"))),
         "from" => (

@@ -128,7 +128,7 @@ impl Inlet {
         self.dropped.fetch_add(dropped.len() as u64, Ordering::Relaxed);
         for (handle, token) in dropped {
             if let Some(token) = token {
-                let why = "more is sent than is read here; send it again later";
+                let why = "messages come faster than this node reads them; send them again later";
                 handle.answer(Answer::Ack(Ack::refused(token, AckCode::QuotaExceeded, why)));
             }
         }

@@ -85,7 +85,7 @@ impl Listener {
                 // Most often no file handle is left, which is no reason to end: some connection will.
                 Err(error) => {
                     if let Some(left_out) = complaints.note(since(start), "accept") {
-                        tracing::warn!(%error, "can't accept an MQTT connection; resting {ACCEPT_REST_MS} ms{left_out}");
+                        tracing::warn!(%error, "can't accept an MQTT connection; waiting {ACCEPT_REST_MS} ms{left_out}");
                     }
                     tokio::time::sleep(Duration::from_millis(ACCEPT_REST_MS)).await;
                     continue;

@@ -30,7 +30,7 @@ const OWN_COPY_BYTES: usize = 16 * 1024;
 /// The bound on subscriptions is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "too many subscriptions: at most {MAX_CONNECTION_FILTER_ENTRIES} a connection, and {MAX_ROUTER_FILTER_BYTES} bytes of all"
+    "too many subscriptions: at most {MAX_CONNECTION_FILTER_ENTRIES} per connection, and {MAX_ROUTER_FILTER_BYTES} bytes in all"
 )]
 pub struct TooManyFilters;
 

@@ -231,7 +231,7 @@ impl<M: Sealable> Opener<M> {
     pub fn open(&mut self, site: &SiteId, shard: ShardId, bytes: &[u8]) -> Result<(u64, M), SealError> {
         match self.open_of(site, shard, bytes)? {
             (incarnation, seq, message) if incarnation == SiteIncarnation::default() => Ok((seq, message)),
-            _ => Err(SealError::Malformed(format!("a {} is of no incarnation", M::WHAT))),
+            _ => Err(SealError::Malformed(format!("a {} has no incarnation", M::WHAT))),
         }
     }
 
@@ -250,7 +250,7 @@ impl<M: Sealable> Opener<M> {
         }
         let (header_bytes, sealed) = bytes
             .split_at_checked(HEADER_BYTES)
-            .ok_or_else(|| SealError::Malformed(format!("{} bytes are no frame", bytes.len())))?;
+            .ok_or_else(|| SealError::Malformed(format!("{} bytes are not a frame", bytes.len())))?;
         let header = Header::read(M::DIRECTION, header_bytes)?;
         let unknown = SealError::UnknownSecret(header.secret);
         let keys = self.sites.get_mut(site).ok_or(unknown.clone())?;

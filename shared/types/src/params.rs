@@ -100,7 +100,8 @@ impl Parameters {
         let Some(text) = self.text(name)? else { return Ok(None) };
         let mut all = vec![];
         for item in text.split(',').map(str::trim) {
-            let one = read(item).ok_or_else(|| bad(name, format!("{} is none of: {known}", shown(item))))?;
+            let one =
+                read(item).ok_or_else(|| bad(name, format!("{} is not one of: {known}", shown(item))))?;
             if all.contains(&one) {
                 return Err(bad(name, format!("names {} twice", shown(item))));
             }
@@ -150,7 +151,7 @@ impl Parameters {
     /// When `limit` is no number from 1 to `most`.
     pub fn limit_within(&self, default: u32, most: u32) -> Result<u32, BadParameter> {
         let why =
-            |text: &String| bad("limit", format!("{} is no whole number from 1 to {most}", shown(text)));
+            |text: &String| bad("limit", format!("{} is not a whole number from 1 to {most}", shown(text)));
         self.0.get("limit").map_or(Ok(default), |text| {
             text.parse().ok().filter(|n| (1..=most).contains(n)).ok_or_else(|| why(text))
         })
@@ -206,7 +207,7 @@ mod tests {
             (p("limit=0").limit().err(), "limit", "1 to 10000"),
             (p("limit=101").limit_within(10, 100).err(), "limit", "1 to 100"),
             (p("after=x").after(|text| text.parse::<u8>().ok()).err(), "after", "`next`"),
-            (p("fn=a,b").list("fn", |one| (one == "a").then_some(()), "a").err(), "fn", "none of: a"),
+            (p("fn=a,b").list("fn", |one| (one == "a").then_some(()), "a").err(), "fn", "not one of: a"),
             (p("fn=a,a").list("fn", |one| (one == "a").then_some(()), "a").err(), "fn", "twice"),
         ] {
             let error = error.unwrap();

@@ -44,7 +44,7 @@ pub const UNAUTHORIZED: ProblemKind = ProblemKind {
 pub const FORBIDDEN: ProblemKind = ProblemKind {
     slug: "forbidden",
     status: 403,
-    title: "The token is not good for this",
+    title: "The token does not allow this",
     meaning: "The token lacks the scope, or the site, that `detail` names.",
 };
 
@@ -52,8 +52,8 @@ pub const FORBIDDEN: ProblemKind = ProblemKind {
 pub const STRANGER: ProblemKind = ProblemKind {
     slug: "stranger",
     status: 403,
-    title: "A web page of somebody else asks",
-    meaning: "`detail` says what of the request is another's: its `Host`, `Origin` or `Sec-Fetch-Site`. Ask from a page of this program \
+    title: "A web page of another origin asks",
+    meaning: "`detail` says which header names another origin: `Host`, `Origin` or `Sec-Fetch-Site`. Ask from a page of this program \
               itself or without a browser, or add the name to `http.hosts`.",
 };
 
@@ -77,8 +77,8 @@ pub const METHOD_NOT_ALLOWED: ProblemKind = ProblemKind {
 pub const BUSY: ProblemKind = ProblemKind {
     slug: "busy",
     status: 503,
-    title: "No room for another one",
-    meaning: "A bound is reached that `detail` names. Ask again after `Retry-After` seconds.",
+    title: "Too much at once",
+    meaning: "`detail` names the bound that is reached. Ask again after `Retry-After` seconds.",
 };
 
 /// The answer of `/readyz` while the program can't do its work.
@@ -107,7 +107,7 @@ pub struct Problem {
     /// What is missing if the program is not ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub why: Vec<String>,
-    /// The shards in which an order was not chosen in time.
+    /// The shards that did not choose the order in time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing_shards: Vec<ShardId>,
 }

@@ -117,14 +117,14 @@ impl SiteQuery {
             bad("device", "is missing; name one, such as press-4, or several, such as press-* (\\* for the character) or *")
         })?;
         let every = p.duration("every")?.map(u32::try_from).transpose();
-        let every_ms = every.map_err(|_| bad("every", "is none of 1ms to 49d"))?;
+        let every_ms = every.map_err(|_| bad("every", "is not between 1ms and 49d"))?;
         let stale = match p.text("consistency")? {
             None | Some("linearizable") => false,
             Some("stale") => true,
-            Some(_) => return Err(bad("consistency", "is none of: linearizable, stale")),
+            Some(_) => return Err(bad("consistency", "is not one of: linearizable, stale")),
         };
         let policy = p.text("policy")?.map_or(Some(Policy::default()), Policy::parse);
-        let policy = policy.ok_or_else(|| bad("policy", format!("is none of: {}", Policy::NAMES)))?;
+        let policy = policy.ok_or_else(|| bad("policy", format!("is not one of: {}", Policy::NAMES)))?;
         let after = p.after(|text| SiteWindowPlace::parse(text).filter(SiteWindowPlace::is_sound))?;
         Ok((Self { device, stream, from, to, every_ms, limit, after, stale }, policy))
     }
@@ -204,7 +204,7 @@ pub struct SiteWindows {
     /// What closed before this time some shard did not look at, for it is no longer kept there or too much was asked for;
     /// nothing: all was looked at.
     pub since: Option<EpochMs>,
-    /// How many batches that the site should still have could not be read.
+    /// The number of batches that the site should still have, but could not read.
     pub lacking: u32,
 }
 
@@ -247,7 +247,7 @@ impl Sealable for NodeQuestion {
             return Err("times, width or limit that ask for nothing or too much");
         }
         if !a.after.as_ref().is_none_or(SiteWindowPlace::is_sound) {
-            return Err("a place that can't be");
+            return Err("an invalid place to continue at");
         }
         Ok(())
     }
@@ -275,7 +275,7 @@ impl Sealable for GatewayAnswer {
                 && (in_time(r.start) || in_time(r.start.plus(i64::from(r.width_ms))))
         };
         if w.rows.len() > MAX_ROWS as usize || !w.rows.iter().all(sound) {
-            return Err("a row that can't be");
+            return Err("an invalid row");
         }
         if w.missing.len() > usize::from(w.shards) || usize::from(w.shards) > MAX_SHARDS {
             return Err("more shards than there are");

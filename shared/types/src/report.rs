@@ -121,18 +121,18 @@ impl Sealable for Report {
             return Err("not the same number of replicas for every shard");
         }
         if self.placed.iter().any(|m| usize::from(*m) >= self.members.len()) {
-            return Err("a replica at no member");
+            return Err("a replica on a gateway that is no member");
         }
         let sound = |led: &Led| led.shard.0 < self.shards && led.cursor <= led.last;
         if self.led.len() > shards || !self.led.iter().all(sound) {
-            return Err("a led shard that is none");
+            return Err("a led shard that does not exist");
         }
         if !text(&self.release) || !self.trouble.as_deref().is_none_or(text) {
             return Err("a text that is too long or holds control characters");
         }
         let names = |s: &SkippedField| text(&s.device) && text(&s.field) && text(&s.why);
         if self.skipped.len() > MAX_SKIPPED_FIELDS || !self.skipped.iter().all(names) {
-            return Err("too many skipped fields, or one whose name can't be");
+            return Err("too many skipped fields, or one with an invalid name");
         }
         Ok(())
     }

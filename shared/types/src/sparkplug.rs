@@ -122,10 +122,10 @@ pub enum MetricValue {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SparkplugError {
     /// They are not protobuf, or damaged.
-    #[error("it is no Sparkplug B payload: its protobuf is damaged, cut off, or of another kind")]
+    #[error("it is not a Sparkplug B payload: its protobuf is damaged, cut off, or of another kind")]
     Malformed,
     /// More than the caller takes.
-    #[error("it holds {found} metrics, at most {most} are taken in one message")]
+    #[error("it holds {found} metrics; at most {most} are allowed in one message")]
     TooMany {
         /// How many are there, at least.
         found: usize,

@@ -205,7 +205,7 @@ impl BadTime {
     fn of(text: &str) -> Self {
         let shown: String = text.chars().take(MAX_SHOWN_CHARS).collect();
         Self(format!(
-            "{shown:?} is no time: give epoch milliseconds (1764000000000) or RFC 3339 (2026-11-24T08:00:00Z)"
+            "{shown:?} is not a time: give epoch milliseconds (1764000000000) or RFC 3339 (2026-11-24T08:00:00Z)"
         ))
     }
 }
@@ -237,7 +237,7 @@ pub fn parse_duration_ms(text: &str) -> Result<i64, BadDuration> {
 /// A text that is no span of time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no duration; give milliseconds or a number with ms, s, m, h or d, up to 366d, such as 10s, 1m, 1h, 1d"
+    "{0:?} is not a duration; give milliseconds or a number with ms, s, m, h or d, up to 366d, such as 10s, 1m, 1h, 1d"
 )]
 pub struct BadDuration(String);
 

@@ -145,38 +145,38 @@ fn what_is_no_json(said: &str, payload: &[u8], at: usize) -> &'static str {
         _ if payload.starts_with(b"\xff\xfe") || payload.starts_with(b"\xfe\xff") || payload.contains(&0) => {
             "it holds zero bytes or begins as UTF-16: it is not JSON in UTF-8"
         }
-        "trailing characters" => "something follows after the end",
-        "trailing comma" => "a comma stands before the closing bracket",
+        "trailing characters" => "there is more text after the end",
+        "trailing comma" => "a comma precedes the closing bracket",
         "key must be a string" => "a key is not in double quotation marks",
         "number out of range" => "the number is larger than a double can hold",
         "invalid number" => {
-            "it is no number as JSON writes them: decimal, without leading zeros, with digits around the point"
+            "it is not a JSON number: decimal, without leading zeros, with digits on both sides of the point"
         }
-        "invalid unicode code point" => "a text is not UTF-8",
+        "invalid unicode code point" => "a string is not UTF-8",
         "lone leading surrogate in hex escape" | "unexpected end of hex escape" => {
-            r"half of a pair of \u escapes stands alone"
+            r"half of a surrogate pair of \u escapes stands alone"
         }
-        "invalid escape" => "a backslash stands before a character that needs none",
+        "invalid escape" => "a backslash precedes a character that needs none",
         _ if said.starts_with("control character") => {
-            "a text holds a line break or another control character"
+            "a string holds a line break or another control character"
         }
         _ if said.starts_with("expected `:`") => "a colon is missing after a key",
         _ if said.starts_with("expected `,` or") => "a comma or the closing bracket is missing",
         _ if said.starts_with("recursion limit") => "it is nested too deep",
         "expected value" | "expected ident" => match payload.get(at) {
-            Some(b'\'') => "a text is in single quotation marks, JSON has double ones",
+            Some(b'\'') => "a string is in single quotation marks; JSON uses double ones",
             Some(b'N' | b'n' | b'I' | b'i' | b'+') => {
-                "JSON has no such word or number: NaN, Infinity and +5 are none"
+                "JSON has no such word or number; NaN, Infinity and +5 are not JSON"
             }
             Some(b',' | b']' | b'}') => "a value is missing",
-            _ => "what stands here is no JSON value",
+            _ => "this is not a JSON value",
         },
-        _ => "it is no JSON",
+        _ => "it is not JSON",
     }
 }
 
-/// Translates a deserializer's message: `invalid type: map, expected an array` becomes `an object, where an
-/// array belongs`. Messages of this crate's own readers stay as they are.
+/// Translates a deserializer's message: `invalid type: map, expected an array` becomes
+/// `expected an array, found an object`. Messages of this crate's own readers stay as they are.
 pub(super) fn plain(said: &str) -> String {
     let said = cut(said.into(), MAX_PARSER_BYTES);
     let Some(rest) = said.strip_prefix("invalid type: ").or_else(|| said.strip_prefix("invalid value: "))
@@ -189,16 +189,16 @@ pub(super) fn plain(said: &str) -> String {
         "sequence" => "an array",
         "null" | "unit value" | "Option value" => "no value",
         "byte array" => "bytes",
-        _ if found.starts_with("string") => "a text",
+        _ if found.starts_with("string") => "a string",
         _ if found.starts_with("boolean") => "true or false",
         _ if found.starts_with("integer") || found.starts_with("floating point") => "a number",
         _ => "something else",
     };
     let wanted = match wanted {
         "array" | "map" => "an array or an object",
-        "str" | "string" | "a string" => "a text",
+        "str" | "string" | "a string" => "a string",
         "integer" => "a number",
         wanted => wanted,
     };
-    format!("{found} stands where {wanted} belongs")
+    format!("expected {wanted}, found {found}")
 }

@@ -132,7 +132,7 @@ pub(super) fn decode_object<'a>(
     payload: &'a [u8],
 ) -> Result<Found<'a>, Box<DecodeError>> {
     let Doc::Object(fields) = parse(payload, RIGHT_OBJECT)? else {
-        return Err(DecodeError::new(PublishPlace::Payload, "it is no JSON object", RIGHT_OBJECT));
+        return Err(DecodeError::new(PublishPlace::Payload, "it is not a JSON object", RIGHT_OBJECT));
     };
     let keys = &target.rule.keys;
     let Meta { time, seq, boot } = Meta::of(&fields, keys)?;
@@ -182,7 +182,8 @@ impl Meta {
                 }
             } else if *path == keys.seq || *path == keys.boot {
                 let count = count_of(scalar);
-                let wrong = || DecodeError::new(place(), "it is no whole number of 0 or more", RIGHT_COUNT);
+                let wrong =
+                    || DecodeError::new(place(), "it is not a whole number of 0 or more", RIGHT_COUNT);
                 *(if *path == keys.seq { &mut meta.seq } else { &mut meta.boot }) =
                     Some(count.ok_or_else(wrong)?);
             }
@@ -311,7 +312,7 @@ impl<'de> Visitor<'de> for Node<'_> {
         let mut fields = Vec::new();
         read_fields(&mut map, None, 1, &mut fields, self.left)?;
         match doubled(&fields) {
-            Some(path) => Err(A::Error::custom(format!("key {:?} comes twice", cut(path.into(), 80)))),
+            Some(path) => Err(A::Error::custom(format!("key {:?} occurs twice", cut(path.into(), 80)))),
             None => Ok(Doc::Object(fields)),
         }
     }

@@ -61,9 +61,9 @@ pub(super) fn what_is_wrong(text: &[u8]) -> String {
     } else if digits(bare) && bare.replace(',', ".").parse::<f64>().is_ok() {
         "it has a comma where decimals begin with a point"
     } else if digits(bare) {
-        "something follows the number"
+        "there is more text after the number"
     } else if text == "null" {
-        "it is null, which is no value"
+        "it is null, which is not a value"
     } else {
         "it is a text, not a number"
     };

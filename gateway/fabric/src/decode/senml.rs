@@ -69,7 +69,7 @@ pub(super) fn decode_cbor<'a>(
         };
         match e {
             Error::Io(_) => wrong(Some(payload.len()), "the payload ends too early".into()),
-            Error::Syntax(at) => wrong(Some(at), "it is no CBOR".into()),
+            Error::Syntax(at) => wrong(Some(at), "it is not CBOR".into()),
             Error::Semantic(at, what) => wrong(at, plain(&what)),
             Error::RecursionLimitExceeded => {
                 wrong(None, format!("it is nested more than {MAX_CBOR_DEPTH} deep"))
@@ -79,7 +79,7 @@ pub(super) fn decode_cbor<'a>(
     if !left.is_empty() {
         return Err(DecodeError::new(
             PublishPlace::Byte(payload.len() - left.len()),
-            "something follows the pack",
+            "there is more after the pack",
             RIGHT,
         ));
     }
@@ -96,7 +96,7 @@ fn resolve<'a>(target: &Target<'_, 'a>, now: EpochMs, pack: Pack) -> Result<Foun
         if let Some(version) = record.base_version
             && version > VERSION
         {
-            return Err(wrong(format!("SenML version {version}"), "version 10 is read"));
+            return Err(wrong(format!("SenML version {version}"), "this gateway reads version 10"));
         }
         base_name = record.base_name.unwrap_or(base_name);
         base_time = record.base_time.unwrap_or(base_time);
@@ -239,7 +239,7 @@ fn read_record<'de, A: MapAccess<'de>>(mut map: A) -> Result<Record, A::Error> {
     while let Some(label) = map.next_key::<Label>()? {
         let number = |map: &mut A| match map.next_value()? {
             Item::Number(n) => Ok(n),
-            _ => Err(A::Error::custom("a base field or a time is no number")),
+            _ => Err(A::Error::custom("a base field or a time is not a number")),
         };
         let again = match label {
             Label::BaseVersion => record.base_version.replace(number(&mut map)?).is_some(),
@@ -264,7 +264,7 @@ fn read_record<'de, A: MapAccess<'de>>(mut map: A) -> Result<Record, A::Error> {
             }
         };
         if again {
-            return Err(A::Error::custom("a label, or a value, comes twice in a record"));
+            return Err(A::Error::custom("a label, or a value, occurs twice in a record"));
         }
     }
     Ok(record)
@@ -450,7 +450,9 @@ impl<'de> Deserialize<'de> for Label {
                     "s" => Label::Sum,
                     must if must.ends_with('_') => {
                         let label = cut(must.into(), 80);
-                        return Err(E::custom(format!("label {label:?} must be understood, but is not")));
+                        return Err(E::custom(format!(
+                            "label {label:?} must be understood, but this gateway does not know it"
+                        )));
                     }
                     _ => Label::Unknown,
                 })

@@ -100,7 +100,7 @@ impl SkipReason {
 impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Text => "a text that is no number",
+            Self::Text => "a string that is not a number",
             Self::Null => "no value",
             Self::NotFinite => "not a finite number",
             Self::Object => "an object",
@@ -114,8 +114,8 @@ impl fmt::Display for SkipReason {
             Self::Time => "a date and time",
             Self::Sum => "a sum without a value",
             Self::Structure => "a structure",
-            Self::UnknownAlias => "an alias that is not known here",
-            Self::UnknownType => "an integer whose type is not known here",
+            Self::UnknownAlias => "an unknown alias",
+            Self::UnknownType => "an integer of an unknown type",
             Self::HistoricalWithoutTime => "a historical value without a time",
             Self::Transient => "marked as transient",
         })
@@ -123,7 +123,7 @@ impl fmt::Display for SkipReason {
 }
 
 /// Names skipped fields in one sentence of at most [`MAX_SKIPPED_TEXT_BYTES`]:
-/// `skipped: "name" (a text that is no number), "x" (no value) and 3 more`.
+/// `skipped: "name" (a string that is not a number), "x" (no value) and 3 more`.
 pub fn name_skipped(skipped: &[Skipped<'_>]) -> String {
     let mut said = String::from("skipped: ");
     for (n, field) in skipped.iter().enumerate() {
@@ -147,7 +147,10 @@ mod tests {
     fn skipped_fields_are_named_within_a_bound() {
         let field = |name: &'static str, why| Skipped { device: "d".into(), name: name.into(), why };
         let two = [field("burner", SkipReason::Text), field("x\"y", SkipReason::Null)];
-        assert_eq!(name_skipped(&two), r#"skipped: "burner" (a text that is no number), "x\"y" (no value)"#);
+        assert_eq!(
+            name_skipped(&two),
+            r#"skipped: "burner" (a string that is not a number), "x\"y" (no value)"#
+        );
         let long = "n".repeat(256);
         let many: Vec<Skipped<'_>> = (0..4_096)
             .map(|_| Skipped { device: "d".into(), name: long.as_str().into(), why: SkipReason::BadName })

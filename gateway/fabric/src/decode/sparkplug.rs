@@ -73,7 +73,7 @@ pub(super) fn decode<'a>(
         !group.is_empty() && !edge.is_empty() && device.is_some() == of_device && levels.next().is_none();
     if !sound || device == Some("") {
         let right = "N... topics end in {group}/{type}/{edge node}, D... topics in {group}/{type}/{edge node}/{device}";
-        return Err(DecodeError::new(PublishPlace::Topic, "it is no Sparkplug B topic", right));
+        return Err(DecodeError::new(PublishPlace::Topic, "it is not a Sparkplug B topic", right));
     }
     let node = format!("{group}/{edge}");
     let name = device.map_or_else(|| node.clone(), |device| format!("{node}/{device}"));
@@ -137,7 +137,7 @@ fn read(bytes: &[u8]) -> Result<Payload, Box<DecodeError>> {
     let inflated = inflate(&payload).map_err(|e| match e {
         InflateError::Unreadable(what) => DecodeError::new(PublishPlace::Payload, what, RIGHT),
         InflateError::TooLarge => {
-            let what = format!("it holds more than {MAX_INFLATED_BYTES} bytes once it is uncompressed");
+            let what = format!("it holds more than {MAX_INFLATED_BYTES} bytes once it is decompressed");
             DecodeError::new(PublishPlace::Payload, what, RIGHT_SMALLER).too_large()
         }
     })?;

@@ -36,7 +36,7 @@ impl TryFrom<String> for TimeUnit {
             "us" => Self::Us,
             "ns" => Self::Ns,
             "auto" => Self::Auto,
-            _ => return Err(format!("{:?} is no unit of time: set ms, s, us, ns or auto", cut(name, 80))),
+            _ => return Err(format!("{:?} is not a unit of time: set ms, s, us, ns or auto", cut(name, 80))),
         })
     }
 }
@@ -63,7 +63,7 @@ pub(super) fn time_of(scalar: &Scalar<'_>, unit: TimeUnit) -> Result<EpochMs, Wr
             Ok(n) => whole(i128::from(n), unit),
             Err(_) => EpochMs::parse(text).map_err(|_| what_is_wrong(text)),
         },
-        _ => Err(("it is no time".into(), RIGHT)),
+        _ => Err(("it is not a time".into(), RIGHT)),
     }
 }
 
@@ -76,7 +76,7 @@ fn what_is_wrong(text: &str) -> Wrong {
     } else if is_time(format!("{shown}Z")) {
         (format!("the time {shown:?} has no zone"), RIGHT_ZONE)
     } else {
-        (format!("{shown:?} is no time"), RIGHT)
+        (format!("{shown:?} is not a time"), RIGHT)
     }
 }
 

@@ -59,7 +59,7 @@ impl TryFrom<String> for Form {
             "none" => Self::None,
             _ => {
                 let right = "auto, number, json, object, senml-json, senml-cbor, sparkplug-b or none";
-                return Err(format!("{:?} is no decoder: set {right}", cut(name, 80)));
+                return Err(format!("{:?} is not a decoder: set {right}", cut(name, 80)));
             }
         })
     }
@@ -126,7 +126,7 @@ pub enum TopicMapError {
     },
     /// There are more than [`MAX_TOPIC_RULES`].
     #[error(
-        "{0} [[topics]]: at most {MAX_TOPIC_RULES} are taken; use placeholders instead of one rule a device"
+        "{0} [[topics]]: at most {MAX_TOPIC_RULES} are allowed; use placeholders instead of one rule per device"
     )]
     TooMany(usize),
 }
@@ -215,7 +215,7 @@ impl TopicMap {
             let rule = Rule::new(rule).map_err(wrong)?;
             if let Some(earlier) = checked.iter().position(|other| other.pattern.covers(&rule.pattern)) {
                 return Err(wrong(format!(
-                    "it can never match, because number {} takes all its topics before it; move or remove one",
+                    "it can never match, because number {} comes before it and takes all its topics; move or remove one",
                     earlier + 1
                 )));
             }
@@ -236,7 +236,7 @@ impl Rule {
         let names_streams = matches!(rule.decoder, Form::Object | Form::SenmlJson | Form::SenmlCbor);
         let fixed = matches!(rule.decoder, Form::SparkplugB | Form::None);
         let form = rule.decoder.name();
-        let unused = |key: &str| Err(format!("{key} means nothing to decoder {form}; remove it"));
+        let unused = |key: &str| Err(format!("decoder {form} does not use {key}; remove it"));
         if fixed && (rule.device.is_some() || rule.stream.is_some()) {
             return unused("a device or stream template");
         }
@@ -336,7 +336,7 @@ impl Pattern {
         let mut pattern = Self { levels: Vec::new(), rest: false, names: Vec::new() };
         for level in text.split('/') {
             if pattern.rest {
-                return Err("# may only stand at the end of topic".into());
+                return Err("# may only be at the end of topic".into());
             }
             if level == "#" {
                 pattern.rest = true;
@@ -346,11 +346,11 @@ impl Pattern {
                 check_placeholder(name)?;
                 if name == "key" {
                     return Err(
-                        "{key} is kept for keys of the payload; call the placeholder otherwise".into()
+                        "{key} is reserved for keys of the payload; give the placeholder another name".into(),
                     );
                 }
                 if pattern.names.iter().any(|n| n == name) {
-                    return Err(format!("{{{name}}} stands in topic twice"));
+                    return Err(format!("{{{name}}} occurs in topic twice"));
                 }
                 if pattern.names.len() == MAX_PLACEHOLDERS {
                     return Err(format!(
@@ -463,7 +463,7 @@ impl Template {
             pieces.push(match pattern.names.iter().position(|n| n == name) {
                 Some(n) => Piece::Kept(n),
                 None if name == "key" => Piece::Key,
-                None => return Err(format!("{kind} uses {{{name}}}, which does not stand in topic")),
+                None => return Err(format!("{kind} uses {{{name}}}, which topic does not have")),
             });
             left = after;
         }
@@ -499,5 +499,5 @@ fn check_placeholder(name: &str) -> Result<(), String> {
     if sound {
         return Ok(());
     }
-    Err(format!("{{{name}}} is no placeholder: its name has lower-case letters, digits and underscores"))
+    Err(format!("{{{name}}} is not a placeholder: a name has lower-case letters, digits and underscores"))
 }

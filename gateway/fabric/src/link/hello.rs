@@ -202,7 +202,8 @@ pub fn check(
     }
     if !(1..=MAX_START).contains(&them.start) {
         return refuse(format!(
-            "{theirs} says that this is start {} of its process, and none is beyond {MAX_START}; its data directory was altered",
+            "{theirs} says that this is start {} of its process, but start {MAX_START} is the last possible one; its data directory was \
+             altered",
             them.start
         ));
     }
@@ -224,29 +225,29 @@ pub fn admit(known: Option<&Known>, them: &Hello) -> Result<Option<Known>, PeerR
     let peer = them.gateway;
     let met = Known { mark: them.incarnation.mark(), start: them.start, run: them.run };
     let Some(known) = known else { return Ok(Some(met)) };
-    let repair = "its votes may be forgotten, so it must not come back under this id: \
-                  give it its original disk, or an empty one and a new gateway id";
+    let repair = "it may have forgotten votes, so it must not come back under this id: give it its original disk, or an empty one and a \
+                  new gateway id";
     if known.mark != met.mark {
         return Err(PeerRefusal(format!(
-            "{peer} has another data directory than before (one with the mark {} is known, {} came); {repair}",
+            "{peer} has another data directory than before (its mark was {}, now it is {}); {repair}",
             known.mark, met.mark
         )));
     }
     if met.start > known.start.saturating_add(MAX_MISSED_STARTS) {
         return Err(PeerRefusal(format!(
-            "{peer} says that this is start {} of its process, and {} was the last one met; its data directory was altered",
+            "{peer} says that this is start {} of its process, but the last known one was {}; its data directory was altered",
             met.start, known.start
         )));
     }
     if met.start < known.start {
         return Err(PeerRefusal(format!(
-            "{peer} has an older data directory than before (start {} is known, {} came), as if restored from a copy; {repair}",
+            "{peer} has an older data directory than before (it was at start {}, now it is at {}), as if restored from a copy; {repair}",
             known.start, met.start
         )));
     }
     if met.start == known.start && met.run != known.run {
         return Err(PeerRefusal(format!(
-            "{peer} started for the {}. time, but so had another process: its data directory was copied; {repair}",
+            "{peer} says that this is start {} of its process, but another process had this start: its data directory was copied; {repair}",
             met.start
         )));
     }

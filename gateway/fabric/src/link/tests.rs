@@ -244,7 +244,7 @@ fn who_does_not_belong_is_refused_in_words() {
         (
             |h| h.start = u64::MAX,
             None,
-            "start 18446744073709551615 of its process, and none is beyond 1099511627776",
+            "start 18446744073709551615 of its process, but start 1099511627776 is the last possible one",
         ),
         (|h| h.start = 0, None, "start 0 of its process"),
     ] {
@@ -269,7 +269,10 @@ fn a_peer_is_trusted_once_and_then_only_as_itself() {
     assert_eq!(admit(Some(&known), &restarted).unwrap().map(|k| k.start), Some(4));
     let leapt = Hello { start: 4 + MAX_MISSED_STARTS, ..restarted.clone() };
     let said = admit(Some(&known), &leapt).unwrap_err().to_string();
-    assert!(said.contains("3 was the last one met"), "its next true start would be refused for good: {said}");
+    assert!(
+        said.contains("the last known one was 3"),
+        "its next true start would be refused for good: {said}"
+    );
     for (incarnation, start, run, says) in [
         (8, 9, 79, "another data directory"),
         (9, 2, 79, "an older data directory"),

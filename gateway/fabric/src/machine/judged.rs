@@ -101,16 +101,16 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Self::FarBehind => "its sequence number is too far behind to tell whether it was counted",
             Self::LeapsAhead => "its sequence number leaps further ahead than max_leap allows",
-            Self::StreamsFull => "the shard has its most streams (max_streams): retire some, or raise the rule",
-            Self::NamesFull => "the shard's names take their most bytes (max_names_bytes): retire streams, or raise the rule",
-            Self::DeviceFull => "the device has its most streams (max_streams_per_device): retire some, or raise the rule",
+            Self::StreamsFull => "the shard has as many streams as it may (max_streams): retire some, or raise the rule",
+            Self::NamesFull => "the shard's names take as many bytes as they may (max_names_bytes): retire streams, or raise the rule",
+            Self::DeviceFull => "the device has as many streams as it may (max_streams_per_device): retire some, or raise the rule",
             Self::NamesOfClientFull => {
-                "the client made its most streams known in the device's shard (max_streams_per_client, or half of \
+                "the client introduced as many streams in the device's shard as it may (max_streams_per_client, or half of \
                  max_names_bytes): retire some, or raise the rule"
             }
             Self::TooOld => "its time is longer ago than max_past_s allows: seconds taken for milliseconds lie in January 1970",
             Self::TooFarAhead => "its time is further ahead than max_future_s allows",
-            Self::Unsound => "its value, time or stream's name can't be",
+            Self::Unsound => "its value, time or stream name is invalid",
         })
     }
 }

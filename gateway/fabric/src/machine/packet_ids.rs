@@ -208,8 +208,8 @@ impl Table for PacketIds {
     }
 
     fn fullness(&self, rules: &CountingRules) -> Vec<Fullness> {
-        const ADVICE: &str = "the client unheard of for longest is forgotten at the bound, and what it sends again counts again; \
-            raise the rule";
+        const ADVICE: &str = "at the bound, the site forgets the client that was silent longest, and counts what that resends again; \
+                              raise the rule";
         vec![Fullness::new("max_clients", self.len(), rules.max_clients, ADVICE)]
     }
 }

@@ -41,7 +41,7 @@ pub enum RestoreError {
     #[error("snapshot: it is of shard {found}, not of {wanted}")]
     Shard { found: ShardId, wanted: ShardId },
     /// A table does not decode, or its entries contradict each other.
-    #[error("snapshot: the {0} can't be: {1}")]
+    #[error("snapshot: the {0} can't be valid: {1}")]
     Table(&'static str, String),
     /// The rules in the snapshot are not valid.
     #[error("snapshot: {0}")]

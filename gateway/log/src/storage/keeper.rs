@@ -140,11 +140,11 @@ impl LogKeeper {
         if !self.log.has_segment(number) {
             return Ok(());
         }
-        tracing::error!(segment = number, "a segment of the log has rotted: it is replaced by snapshots");
+        tracing::error!(segment = number, "a segment of the log has rotted: snapshots will replace it");
         match self.log.leave(number) {
             Ok(true) if self.rotten.insert(number) => done.push(Done::RottenSegment(number)),
             Ok(_) => {}
-            Err(e) if e.is_full() => tracing::warn!("no room to leave the segment: {e}"),
+            Err(e) if e.is_full() => tracing::warn!("no room to begin another segment: {e}"),
             Err(e) => return Err(e),
         }
         Ok(())
@@ -295,7 +295,7 @@ impl Stores {
                 Some(match piece {
                     Some(Ok(data)) => TransferAnswer::State { slot, offset, data },
                     Some(Err(e)) => {
-                        tracing::warn!(%shard, slot, "a snapshot can't be read on: {e}");
+                        tracing::warn!(%shard, slot, "can't read more of a snapshot: {e}");
                         self.pinned.remove(&who);
                         TransferAnswer::NoState { slot }
                     }
@@ -361,7 +361,7 @@ impl Stores {
                 }
                 Ok(false) => {}
                 Err(e) => {
-                    tracing::warn!(%shard, seq = batch.seq, "an uplink batch stays in memory: {e}");
+                    tracing::warn!(%shard, seq = batch.seq, "can't store an uplink batch, keeping it in memory: {e}");
                     done.push(Done::NotStored(shard, batch));
                 }
             },
@@ -419,7 +419,7 @@ impl Stores {
                 if !self.snapshots.is_rotten(group, slot)? {
                     return Ok(None);
                 }
-                tracing::error!(shard = %ShardId(group), slot, "a snapshot has rotted: another one is made");
+                tracing::error!(shard = %ShardId(group), slot, "a snapshot has rotted: making another one");
                 self.rotten.insert(group);
                 return Ok(Some(Done::RottenSnapshot(ShardId(group))));
             }
@@ -429,7 +429,7 @@ impl Stores {
         };
         let shard = ShardId(group);
         for seq in &seqs {
-            tracing::error!(%shard, seq, "an uplink batch has rotted: it is fetched from another gateway");
+            tracing::error!(%shard, seq, "an uplink batch has rotted: fetching it from another gateway");
         }
         Ok((!seqs.is_empty()).then_some(Done::RottenBatches(shard, seqs)))
     }

@@ -138,7 +138,7 @@ impl ReadStorage {
             let machine = machine.unwrap_or_else(|| Machine::new(id, settings.rules.clone()));
             let mut damaged = lost || recovery.damaged_groups.contains(id.0) || replay.is_damaged();
             if damaged {
-                tracing::error!(shard = %id, "its log is damaged: it does not vote until it is repaired from its peers");
+                tracing::error!(shard = %id, "its log is damaged: it does not vote until its peers have repaired it");
             }
             // A durable snapshot lists only what was synced. A listed content that has no file was on its way from a
             // peer.
@@ -171,7 +171,7 @@ impl ReadStorage {
 /// The shard's machine, from its newest snapshot; `None` if that is damaged.
 fn restore(stores: &Stores, id: ShardId, rules: &Arc<CountingRules>) -> Result<Option<Machine>, OpenError> {
     let damaged = |why: &dyn std::fmt::Display| {
-        tracing::error!(shard = %id, "its snapshot is damaged, it is fetched from a peer: {why}");
+        tracing::error!(shard = %id, "its snapshot is damaged, fetching one from a peer: {why}");
         Ok(None)
     };
     let bytes = match stores.snapshots.load_newest(id.0) {

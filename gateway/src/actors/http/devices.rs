@@ -145,7 +145,11 @@ pub async fn retire_stream(
 async fn retire(api: &Api, device: String, stream: Option<String>) -> Result<HttpResponse, Failure> {
     for (parameter, name) in [("device", Some(&device)), ("stream", stream.as_ref())] {
         if name.is_some_and(|name| name.len() > MAX_NAME_BYTES) {
-            return Err(bad(parameter, format!("has more than the {MAX_NAME_BYTES} bytes of a name")).into());
+            return Err(bad(
+                parameter,
+                format!("has more than {MAX_NAME_BYTES} bytes, the most that a name may have"),
+            )
+            .into());
         }
     }
     let shard = api.overview.ring.shard_of(&device);

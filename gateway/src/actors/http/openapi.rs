@@ -94,10 +94,10 @@ fn paths() -> Vec<Described> {
                 Get,
                 "/v1/aggregates",
                 "windows",
-                "Recent windows, and all that was not sent yet",
-                "Windows of the devices that `device` names, as the site keeps them, or merged with `every`; those that are still open \
-                 among them (`closed` is false). `covers_since` says from what time on the answer is complete. Rows are in the order of \
-                 device, stream and start. 503 if no replica could answer.",
+                "Recent windows, and all windows not sent yet",
+                "Windows of the devices that `device` names, as the site keeps them, or merged with `every`; windows that are still open \
+                 are among them (`closed` is false). `covers_since` says from what time on the answer is complete. Rows are in the order \
+                 of device, stream and start. 503 if no replica could answer.",
                 json_of(rows_of("aggregates", rows("Row"), &window_more())),
             )
         },
@@ -108,8 +108,8 @@ fn paths() -> Vec<Described> {
                 "/v1/devices",
                 "devices",
                 "Devices of the site",
-                "In the order of their names, each with the number of its streams, when something new of it last came, and how many \
-                 readings of further streams were refused.",
+                "In the order of their names, each with the number of its streams, the time of the last new reading, and the number of \
+                 readings of further streams that the site refused.",
                 json_of(rows_of("devices", objects(), &site_more())),
             )
         },
@@ -121,7 +121,8 @@ fn paths() -> Vec<Described> {
                 "/v1/devices/{device}",
                 "devices",
                 "One device with its streams",
-                "Each stream with its widths, its watermark, the client that made it known, and how many of its readings were set aside.",
+                "Each stream with its widths, its watermark, the client that introduced it, and the number of its readings that were set \
+                 aside.",
                 json_of(rows_of(
                     "streams",
                     objects(),
@@ -137,8 +138,8 @@ fn paths() -> Vec<Described> {
                 "/v1/devices/{device}",
                 "devices",
                 "Retires a device",
-                "Retires all streams of the device: their numbers become free, and resends of what they counted are still recognised. \
-                 What is new makes the device known again.",
+                "Retires all streams of the device: their numbers become free, and the site still recognises resends of readings that it \
+                 counted. New readings make the device known again.",
                 json_of(plain(Type::Object)),
             )
         },
@@ -150,7 +151,7 @@ fn paths() -> Vec<Described> {
                 "/v1/devices/{device}/streams/{stream}",
                 "devices",
                 "Retires a stream",
-                "As for a device, for one of its streams.",
+                "The same for one stream of the device.",
                 json_of(plain(Type::Object)),
             )
         },
@@ -162,7 +163,7 @@ fn paths() -> Vec<Described> {
                 "/v1/devices/{device}/reset-sequence",
                 "devices",
                 "Accepts a device's sequence numbers from the start again",
-                "For a device that lost its counter: what it sends next is judged as if nothing of it had been counted.",
+                "For a device that lost its counter: the site judges its next readings as if it had counted none of that device before.",
                 json_of(plain(Type::Object)),
             )
         },
@@ -174,7 +175,7 @@ fn paths() -> Vec<Described> {
                 "/v1/devices/{device}/streams/{stream}/reset-sequence",
                 "devices",
                 "The same for one stream",
-                "As for a device, for one of its streams.",
+                "The same for one stream of the device.",
                 json_of(plain(Type::Object)),
             )
         },
@@ -185,7 +186,7 @@ fn paths() -> Vec<Described> {
                 "/v1/quarantine",
                 "not counted",
                 "Publishes of which something was not counted",
-                "Each with its topic, why, and the beginning of its payload; beside them how much the quarantine of the site holds.",
+                "Each with its topic, the reason, and the beginning of its payload, and how much the quarantine of the site holds.",
                 json_of(quarantined()),
             )
         },
@@ -196,7 +197,7 @@ fn paths() -> Vec<Described> {
                 Get,
                 "/v1/quarantine/{id}",
                 "not counted",
-                "One of them",
+                "One such publish",
                 "With its whole payload.",
                 json_of(plain(Type::Object)),
             )
@@ -208,8 +209,8 @@ fn paths() -> Vec<Described> {
                 Delete,
                 "/v1/quarantine/{id}",
                 "not counted",
-                "Discards it",
-                "It is not counted any more.",
+                "Discards a publish",
+                "It will never be counted.",
                 json_of(plain(Type::Object)),
             )
         },
@@ -221,7 +222,7 @@ fn paths() -> Vec<Described> {
                 "/v1/quarantine/{id}/readmit",
                 "not counted",
                 "Counts what was not counted before",
-                "Decodes the publish by the rules of today. 409 if that could count a reading twice, or nothing can be counted.",
+                "Decodes the publish by the present rules. 409 if that could count a reading twice, or if there is nothing to count.",
                 json_of(plain(Type::Object)),
             )
         },
@@ -230,7 +231,7 @@ fn paths() -> Vec<Described> {
             "/v1/unmapped",
             "not counted",
             "Topics that map to no stream and have no subscriber",
-            "As the gateways met them since they started.",
+            "Those that the gateways received since they started.",
             json_of(plain(Type::Object)),
         ),
         Described {
@@ -240,7 +241,7 @@ fn paths() -> Vec<Described> {
                 "/v1/skipped",
                 "not counted",
                 "Fields that were no readings, by device and name",
-                "As the gateways met them since they started.",
+                "Those that the gateways received since they started.",
                 json_of(plain(Type::Object)),
             )
         },
@@ -280,7 +281,7 @@ fn paths() -> Vec<Described> {
             Get,
             "/v1/status",
             "gateway",
-            "How the gateway is",
+            "State of the gateway",
             "Its shards, links, clock, uplink and log, bounds that are nearly reached, and warnings.",
             json_of(plain(Type::Object)),
         ),
@@ -290,8 +291,8 @@ fn paths() -> Vec<Described> {
                 Get,
                 "/v1/clients",
                 "gateway",
-                "Who is connected to this gateway",
-                "In the order in which they came; and how the last connections ended.",
+                "Clients connected to this gateway",
+                "In the order in which they connected, and how the last connections ended.",
                 json_of(rows_of("clients", objects(), &[("left", objects())])),
             )
         },
@@ -305,8 +306,8 @@ fn paths() -> Vec<Described> {
                 "/v1/ledger/{id}",
                 "gateway",
                 "Admits a node's new database",
-                "From then on it alone trims what the site keeps, and the site sends it what is still kept. Asking again does no harm. 503 \
-                 with `missing_shards` if some shards have not chosen it yet.",
+                "From then on only this database's confirmations trim what the site keeps, and the site sends it all that it still keeps. \
+                 Repeating the order does no harm. 503 with `missing_shards` if some shards have not chosen it yet.",
                 json_of(plain(Type::Object)),
             )
         },
@@ -333,7 +334,7 @@ fn paths() -> Vec<Described> {
                 "/readyz",
                 "about",
                 "Whether the gateway serves",
-                "200 with `ready`, and warnings and the state of the uplink in further lines; otherwise 503, with the reason in `why`.",
+                "200 with `ready`, followed by lines with warnings and the state of the uplink; otherwise 503, with the reason in `why`.",
                 plain_text("`ready`"),
             )
         },
@@ -377,7 +378,7 @@ fn parameter(name: &str, most: u32, default: u32) -> Parameter {
     let (description, schema) = match name {
         "client" => ("A client id, or (of `/v1/clients`) a pattern of them.".to_string(), names()),
         "device" => ("One device.".to_string(), names()),
-        "limit" => (format!("The most entries of the list; by default {default}."), limits(most)),
+        "limit" => (format!("The maximum number of entries; {default} by default."), limits(most)),
         _ => ("The `next` of an earlier answer, to continue there.".to_string(), names()),
     };
     query_parameter(name, description, schema, None)
@@ -433,16 +434,20 @@ fn site_more() -> [(&'static str, Schema); 3] {
 fn window_more() -> Vec<(&'static str, Schema)> {
     let time = |about: &str| or_null(Type::String).description(Some(about)).build().into();
     let mut all = vec![
-        ("from", time("As asked for.")),
-        ("to", time("As asked for.")),
+        ("from", time("The same as in the request.")),
+        ("to", time("The same as in the request.")),
         (
             "covers_since",
             time(
-                "The site no longer keeps windows that closed before this time, or did not look at them; null: it looked at all.",
+                "The answer may lack windows that closed before this time: the site no longer keeps them, or did not read them. Null if \
+                 it read all.",
             ),
         ),
-        ("unreadable_batches", whole("How many batches that the site should still have could not be read.")),
-        ("consistency", text("As asked for.")),
+        (
+            "unreadable_batches",
+            whole("The number of batches that the site should still have, but could not read."),
+        ),
+        ("consistency", text("The same as in the request.")),
     ];
     all.extend(site_more());
     all
@@ -451,11 +456,18 @@ fn window_more() -> Vec<(&'static str, Schema)> {
 fn quarantined() -> Schema {
     let mut body = ObjectBuilder::new()
         .property("entries", objects())
-        .property("next", or_null(Type::String).description(Some("What to give as `after` to get more.")))
-        .property("kept", whole("How many publishes the quarantine holds."))
-        .property("bytes", whole("How many bytes they have."))
-        .property("total", whole("How many it has taken since the site began."))
-        .property("evicted", whole("How many of them made way for others."));
+        .property(
+            "next",
+            or_null(Type::String)
+                .description(Some("The value of `after` for the next page; null on the last one.")),
+        )
+        .property("kept", whole("The number of publishes in the quarantine."))
+        .property("bytes", whole("The number of bytes that they take."))
+        .property(
+            "total",
+            whole("The number of publishes that went into the quarantine since the site began."),
+        )
+        .property("evicted", whole("The number of these that its bound pushed out."));
     for (name, schema) in site_more() {
         body = body.property(name, schema);
     }
@@ -467,40 +479,43 @@ fn row() -> Schema {
     let number = |about: &str| -> Schema { or_null(Type::Number).description(Some(about)).build().into() };
     let sample = |about: &str| -> Schema {
         let of = ObjectBuilder::new().description(Some(about));
-        let of = of.property("time", text("When it was measured.")).property("time_ms", whole("The same."));
+        let of = of
+            .property("time", text("When it was measured."))
+            .property("time_ms", whole("The same in milliseconds since 1970."));
         of.property("value", plain(Type::Number)).build().into()
     };
-    let quantile = "By nearest rank, or close to it; null where no sketch was kept.";
+    let quantile = "By nearest rank, or close to it; null if no sketch was kept.";
     let missing = or_null(Type::Integer).description(Some(
-        "How many sequence numbers are missing between its readings; null where they have none.",
+        "The number of sequence numbers missing between its readings; null if they have none.",
     ));
     ObjectBuilder::new()
         .property("site", text("The site."))
         .property("device", text("The device."))
         .property("stream", text("The stream."))
-        .property("start", text("Where the window starts."))
+        .property("start", text("The start of the window."))
         .property("start_ms", whole("The same in milliseconds since 1970."))
-        .property("width_ms", whole("How long it is."))
-        .property("count", whole("How many readings."))
-        .property("sum", number("Sum of the values; null if it is beyond the greatest double."))
-        .property("mean", number("Arithmetic mean."))
+        .property("width_ms", whole("The length in milliseconds."))
+        .property("count", whole("The number of readings."))
+        .property("sum", number("The sum of the values; null if a double can't hold it."))
+        .property("mean", number("The arithmetic mean."))
         .property("min", number("The least value."))
         .property("max", number("The greatest value."))
-        .property("stddev", number("Standard deviation of all readings, not of a sample."))
+        .property("stddev", number("The standard deviation of all readings, not of a sample."))
         .property("p50", number(quantile))
         .property("p90", number(quantile))
         .property("p99", number(quantile))
         .property("first", sample("The earliest reading."))
         .property("last", sample("The latest reading."))
-        .property("late", whole("How many readings came after the window had closed."))
-        .property("set_aside", whole("How many readings of the stream were set aside meanwhile: not counted, kept in the quarantine."))
+        .property("late", whole("The number of readings that came after the window had closed."))
+        .property("set_aside", whole("The number of readings of the stream that the site set aside meanwhile: not counted, but kept in \
+                                      the quarantine."))
         .property("missing", missing)
-        .property("parts", whole("From how many parts it was merged."))
-        .property("fingerprint", text("The same for the same values, in any order."))
-        .property("watermark", text("How far the stream has come by now."))
+        .property("parts", whole("The number of parts that were merged."))
+        .property("fingerprint", text("A hash of the values: equal for equal values, in any order."))
+        .property("watermark", text("The watermark of the stream by now."))
         .property("watermark_ms", whole("The same in milliseconds since 1970."))
         .property("complete", flag("Whether the stream has passed the end of the window."))
-        .property("closed", flag("Whether none of its parts is open."))
+        .property("closed", flag("Whether the window has closed: false while a part of it is open."))
         .build()
         .into()
 }

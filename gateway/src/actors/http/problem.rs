@@ -33,7 +33,7 @@ const NOT_COUNTABLE: ProblemKind = ProblemKind {
     slug: "not-countable",
     status: 409,
     title: "It can't be counted",
-    meaning: "`detail` says why, and what to do instead: counting it could count a reading twice, or there is nothing to count.",
+    meaning: "`detail` says why, and what to do instead: to count it could count a reading twice, or there is nothing to count.",
 };
 
 /// A part of the site is out of reach.
@@ -41,8 +41,8 @@ const OUT_OF_REACH: ProblemKind = ProblemKind {
     slug: "out-of-reach",
     status: 503,
     title: "No majority answered",
-    meaning: "`detail` says of what. Ask again after `Retry-After` seconds: an order may still be carried out, and repeating it does no \
-              harm. For windows, `consistency=stale` asks for less.",
+    meaning: "`detail` names the replicas. Ask again after `Retry-After` seconds: an order may still be carried out, and repeating it \
+              does no harm. For windows, `consistency=stale` asks for less.",
 };
 
 /// All kinds of problems of a gateway, in the order in which `/docs` shows them.
@@ -189,9 +189,9 @@ mod tests {
     #[actix_web::test]
     async fn what_is_wrong_is_a_problem_as_at_a_node() {
         let (status, body, headers) =
-            answered(bad("limit", "\"0\" is no whole number from 1 to 10000").into()).await;
+            answered(bad("limit", "\"0\" is not a whole number from 1 to 10000").into()).await;
         let problem = json!({ "type": "/docs#problem-bad-parameter", "title": "A parameter is wrong", "status": 400,
-            "detail": "parameter `limit`: \"0\" is no whole number from 1 to 10000", "parameter": "limit" });
+            "detail": "parameter `limit`: \"0\" is not a whole number from 1 to 10000", "parameter": "limit" });
         assert_eq!((status, body), (400, problem));
         assert!(headers.contains(&("content-type".into(), MEDIA_TYPE.into())), "{headers:?}");
         let unchosen = Failure::Unchosen { why: "not yet".into(), shards: vec![ShardId(4)] };

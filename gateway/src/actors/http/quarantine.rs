@@ -203,7 +203,7 @@ async fn readmit(api: web::Data<Api>, id: web::Path<String>) -> Result<HttpRespo
             }
             ItemOutcome::Refused(refused) => return Err(Failure::OutOfReach(refused.clone())),
             // The answer was lost: a repetition of the same attempt gets the same outcome.
-            _ => return Err(Failure::OutOfReach("the answer of a shard was lost: repeat it".into())),
+            _ => return Err(Failure::OutOfReach("the answer of a shard was lost: repeat the order".into())),
         }
     }
     finish(&api, place, entry.attempt, (hashes, far_behind), why.is_empty()).await?;
@@ -223,8 +223,8 @@ fn left_of(front: &Front, entry: &QuarantineEntry) -> Result<Vec<NamedReading>, 
     }
     if p.far_behind > 0 {
         return Err(format!(
-            "{} of its readings were set aside as far behind: they may have counted before, and nobody can tell. If the device did \
-             start again, POST .../reset-sequence, have it send them once more, and DELETE this entry",
+            "{} of its readings were set aside as far behind: they may have been counted before, and the site can't tell. If the device \
+             did start again, POST .../reset-sequence, have it send them once more, and DELETE this entry",
             p.far_behind
         ));
     }
@@ -248,8 +248,8 @@ fn left_of(front: &Front, entry: &QuarantineEntry) -> Result<Vec<NamedReading>, 
     }
     if !counted.is_empty() {
         return Err(format!(
-            "{} of its readings were counted when it came, and now its topic or its payload means other ones, which would count them \
-             twice: publish what was left out by itself, and DELETE this entry",
+            "{} of its readings were counted when it came, but its topic or its payload now stands for other readings, so that these \
+             could count twice: publish the rest by itself, and DELETE this entry",
             counted.len()
         ));
     }

@@ -136,7 +136,9 @@ impl Greetings {
                     }
                 }
                 // A peer tests in this way whether this process lives; a scanner may, too.
-                None if matches!(e, LinkError::HungUp) => tracing::debug!(%from, "hung up without a word"),
+                None if matches!(e, LinkError::HungUp) => {
+                    tracing::debug!(%from, "it hung up without sending anything")
+                }
                 // Strangers share one log limit, so that they can't fill the log.
                 None => {
                     metrics::counter!("selvedge_link_strangers_total").increment(1);

@@ -62,7 +62,7 @@ pub enum LinkError {
     #[error("the other end hung up during the handshake; check that both gateways have the same site secret")]
     HungUp,
     /// The other end does not know the site secret, or is no gateway.
-    #[error("the other end does not know this site's secret, or is no gateway")]
+    #[error("the other end does not know this site's secret, or is not a gateway")]
     Stranger,
     /// The other end is a gateway of another release.
     #[error("the other end speaks link version {0}, this release {WIRE_VERSION}; upgrade the older one")]

@@ -24,7 +24,7 @@ const ABOUT: &str = "Windows of aggregates of all devices of all sites, each rea
 const TAGS: &[(&str, &str)] = &[
     ("windows", "Windows of aggregates"),
     ("streams", "Devices and streams, and what is missing"),
-    ("sql", "Any other question, in SQL"),
+    ("sql", "Any other query, in SQL"),
     ("sites", "The sites as their gateways report them"),
     ("node", "State of the node"),
     ("about", "Health and this description"),

@@ -22,8 +22,8 @@ pub(super) fn paths() -> Vec<Described> {
     let rows = |name: &str, table: Schema, example: Value| {
         vec![
             ("application/json", content(rows_of(name, table, &[]), Some(example))),
-            ("text/csv", content(text("RFC 4180, with a line of names; `_` stands for `.`"), None)),
-            ("application/x-ndjson", content(text("One row a line, as JSON"), None)),
+            ("text/csv", content(text("RFC 4180, with a header line; `_` stands for `.`"), None)),
+            ("application/x-ndjson", content(text("JSON, one row per line"), None)),
             ("application/vnd.apache.parquet", content(text("A Parquet file; `_` stands for `.`"), None)),
         ]
     };
@@ -128,19 +128,19 @@ pub(super) fn paths() -> Vec<Described> {
             "Where windows are missing",
             format!(
                 "A gap is a stretch between the first and the last window of a stream, within `from` and `to`, in which no window is \
-                 stored. Each gap has the number of windows that fit into it (null where more than a year lies between two windows: a clock \
-                 was wrong). Windows ahead of their time do not end a gap. Gaps are at the stream's narrowest width, or at `width`. A device \
-                 that was silent leaves gaps, and so does one whose readings were lost.\n\n`holes` are runs of batches of the same sites \
-                 that the edge no longer had and that never came, found at or after `from`, the last {} of them; nobody knows what they \
-                 held. An answer looks at {} windows at most before it ends with `next`.",
+                 stored. Each gap has the number of windows that fit into it (null where more than a year lies between two windows: a \
+                 clock was wrong). Windows ahead of their time do not end a gap. Gaps are at the stream's narrowest width, or at `width`. \
+                 A device that was silent leaves gaps, and so does one whose readings were lost.\n\n`holes` are runs of batches of the \
+                 same sites that the edge no longer had and that never came, found at or after `from`, the last {} of them; what they \
+                 held is unknown. An answer looks at {} windows at most before it ends with `next`.",
                 gaps::MAX_HOLES_ENTRIES,
                 gaps::SCAN_ENTRIES,
             ),
             &gaps::PARAMETERS,
             vec![
                 ("application/json", content(rows_of("gaps", gap_rows, &[("holes", holes())]), Some(example_gaps()))),
-                ("text/csv", content(text("The gaps; RFC 4180, with a line of names"), None)),
-                ("application/x-ndjson", content(text("The gaps, one a line, as JSON"), None)),
+                ("text/csv", content(text("The gaps; RFC 4180, with a header line"), None)),
+                ("application/x-ndjson", content(text("The gaps as JSON, one per line"), None)),
                 ("application/vnd.apache.parquet", content(text("The gaps as a Parquet file"), None)),
             ],
             &[406],
@@ -149,7 +149,7 @@ pub(super) fn paths() -> Vec<Described> {
             "/v1/ledger",
             "streams",
             "Count and fingerprint of every window",
-            "A compact list to compare with what was sent: equal fingerprints mean equal values, in any order.".to_string(),
+            "A compact list for comparison with what devices sent: equal fingerprints mean equal values, in any order.".to_string(),
             &ledger::PARAMETERS,
             vec![("application/json", content(Ref::from_schema_name("Ledger"), None))],
             &[],
@@ -173,8 +173,8 @@ pub(super) fn paths() -> Vec<Described> {
             body: Some(question()),
             answers: vec![
                 ("application/json", content(Ref::from_schema_name("SqlAnswer"), Some(example_sql()))),
-                ("text/csv", content(text("RFC 4180, with a line of names"), None)),
-                ("application/x-ndjson", content(text("A row a line, as a JSON array"), None)),
+                ("text/csv", content(text("RFC 4180, with a header line"), None)),
+                ("application/x-ndjson", content(text("JSON, one row per line, each as an array"), None)),
             ],
             problems: &[406, 413, 415, 422],
         },
@@ -297,11 +297,12 @@ fn edge_more() -> [(&'static str, Schema); 7] {
     [
         ("source", text("`edge`")),
         ("gateway", ObjectBuilder::new().schema_type(Type::Integer).build().into()),
-        ("consistency", text("As asked for.")),
+        ("consistency", text("The same as in the request.")),
         (
             "covers_since",
             text(
-                "The site no longer keeps windows that closed before this time, or did not look at them; null: it looked at all.",
+                "The answer may lack windows that closed before this time: the site no longer keeps them, or did not read them. Null if \
+                 it read all.",
             ),
         ),
         ("unreadable_batches", ObjectBuilder::new().schema_type(Type::Integer).build().into()),

@@ -52,8 +52,8 @@ impl Postgres {
     /// Says what is wrong with it, without repeating anything of it.
     pub fn parse(address: &str, plaintext: bool) -> Result<Self, String> {
         let mut config: Config = address.parse().map_err(|_| {
-            "is no address of PostgreSQL; write postgres://user:password@host:5432/database, with special characters of \
-             the password as %40 and the like"
+            "is not an address of PostgreSQL; write postgres://user:password@host:5432/database, with special characters of the password \
+             as %40 and the like"
         })?;
         if config.get_hosts().is_empty() {
             return Err("names no host; write postgres://user:password@host:5432/database".to_string());

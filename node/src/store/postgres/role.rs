@@ -44,10 +44,10 @@ pub async fn prepare(server: &Postgres) -> Result<(), StoreError> {
     let may = "SELECT pg_has_role(current_user, $1, 'MEMBER')";
     if !client.query_one(may, &[&NAME]).await?.try_get::<_, bool>(0)? {
         let granted = client.batch_execute(&format!("GRANT {NAME} TO CURRENT_USER")).await;
-        granted.map_err(|why| wrong(format!("the node's user is no member of it: {}", Said(why))))?;
+        granted.map_err(|why| wrong(format!("the node's user is not a member of it: {}", Said(why))))?;
     }
     let schema: String = client.query_one("SELECT quote_ident(current_schema())", &[]).await?.try_get(0)?;
     let grant = format!("GRANT USAGE ON SCHEMA {schema} TO {NAME}; GRANT SELECT ON {VIEWS} TO {NAME}");
     let granted = client.batch_execute(&grant).await;
-    granted.map_err(|why| wrong(format!("it can't be let read the views: {}", Said(why))))
+    granted.map_err(|why| wrong(format!("it can't be given the right to read the views: {}", Said(why))))
 }

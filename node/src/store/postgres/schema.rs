@@ -150,56 +150,56 @@ COMMENT ON TABLE device IS 'Devices; the view devices is for people.';
 COMMENT ON COLUMN device.shard IS 'The shard of the site whose batches bring its windows.';
 COMMENT ON TABLE series IS 'A stream of a device at one length of windows; the view streams is for people.';
 COMMENT ON COLUMN series.passed_ms IS 'The last watermark of the stream in the batches up to the cursor of its shard; the same in all its lengths.';
-COMMENT ON COLUMN series.passed_seq IS 'The batch that brought it.';
+COMMENT ON COLUMN series.passed_seq IS 'The batch with that watermark.';
 COMMENT ON COLUMN series.ahead_ms IS 'The watermark in a batch beyond a gap: counts once the gap has closed.';
-COMMENT ON COLUMN series.ahead_seq IS 'That batch.';
+COMMENT ON COLUMN series.ahead_seq IS 'The batch beyond the gap.';
 COMMENT ON COLUMN series.set_back IS 'How often the watermark went back.';
-COMMENT ON COLUMN series.readings IS 'How many, in all windows of this length; the next three likewise.';
-COMMENT ON COLUMN series.sequences IS 'Which numbers they have, in the latest boots.';
-COMMENT ON COLUMN series.missing_before IS 'How many of the missing numbers are of earlier boots.';
-COMMENT ON TABLE doubt IS 'Stretches of a series, from how far its stream had come before lost batches to how far after them, of which these may have held readings.';
-COMMENT ON TABLE series_window IS 'Windows; the view windows is for people. A figure that can''t be reckoned is NULL.';
+COMMENT ON COLUMN series.readings IS 'The number of readings in all windows of this length; the next three columns likewise.';
+COMMENT ON COLUMN series.sequences IS 'The sequence numbers of the readings, in the latest boots.';
+COMMENT ON COLUMN series.missing_before IS 'The number of missing sequence numbers of earlier boots.';
+COMMENT ON TABLE doubt IS 'Stretches of a series whose readings lost batches may have held: from the watermark of its stream before them to the watermark after them.';
+COMMENT ON TABLE series_window IS 'Windows; the view windows is for people. A figure that can''t be computed is NULL.';
 COMMENT ON TABLE series_rollup IS 'Windows added up to minutes, hours and days; the views minute, hour and day are for people.';
 COMMENT ON TABLE shard_progress IS 'Which batches of each shard are applied; the view shards is for people.';
 COMMENT ON COLUMN shard_progress.cursor IS 'All batches up to it are applied, or in a hole.';
 COMMENT ON COLUMN shard_progress.edge_first_kept IS 'The lowest batch that the site still had when something changed last.';
 COMMENT ON COLUMN shard_progress.edge_last IS 'The highest batch that the site had cut when something changed last.';
-COMMENT ON COLUMN shard_progress.conflict_seq IS 'A batch number that came with two contents: nothing of the shard is confirmed until this is NULL again.';
+COMMENT ON COLUMN shard_progress.conflict_seq IS 'A batch number that came with two contents: the node confirms nothing of the shard until this is NULL again.';
 COMMENT ON TABLE applied_batch IS 'The batches beyond the cursor, and the newest up to it.';
-COMMENT ON TABLE hole IS 'Batches that never came and that the site has no more; the view holes is for people.';
+COMMENT ON TABLE hole IS 'Batches that never came and that the site no longer has; the view holes is for people.';
 COMMENT ON TABLE schema_version IS 'The steps that made these tables; a node brings them to its own, and refuses newer ones.';
 
 COMMENT ON VIEW devices IS 'The devices that have ever sent something.';
-COMMENT ON COLUMN devices.streams IS 'How many streams it has.';
+COMMENT ON COLUMN devices.streams IS 'The number of its streams.';
 COMMENT ON COLUMN devices.first_seen IS 'When its first batch came.';
 COMMENT ON VIEW streams IS 'The streams of each device, with the shortest of their windows.';
 COMMENT ON COLUMN streams.length IS 'The length of its shortest windows, in seconds.';
-COMMENT ON COLUMN streams.lengths IS 'How many lengths of windows it has.';
+COMMENT ON COLUMN streams.lengths IS 'The number of different lengths of its windows.';
 COMMENT ON COLUMN streams.first_window IS 'The start of the earliest window that is not behind its time.';
 COMMENT ON COLUMN streams.last_window IS 'The start of the latest window that is not ahead of its time.';
-COMMENT ON COLUMN streams.watermark IS 'How far the stream has come.';
-COMMENT ON COLUMN devices.readings IS 'How many were counted, in all windows.';
-COMMENT ON COLUMN devices.late_count IS 'How many of them came after their window had closed.';
-COMMENT ON COLUMN devices.set_aside IS 'How many others the site set aside: not counted, kept in its quarantine.';
-COMMENT ON COLUMN devices.missing IS 'How many sequence numbers are missing between them; empty where they have none.';
-COMMENT ON COLUMN streams.readings IS 'How many were counted, in all windows.';
-COMMENT ON COLUMN streams.late_count IS 'How many of them came after their window had closed.';
-COMMENT ON COLUMN streams.set_aside IS 'How many others the site set aside: not counted, kept in its quarantine.';
-COMMENT ON COLUMN streams.missing IS 'How many sequence numbers are missing between them; empty where they have none.';
+COMMENT ON COLUMN streams.watermark IS 'The watermark of the stream.';
+COMMENT ON COLUMN devices.readings IS 'The number of counted readings, in all windows.';
+COMMENT ON COLUMN devices.late_count IS 'The number of these that came after their window had closed.';
+COMMENT ON COLUMN devices.set_aside IS 'The number of other readings that the site set aside: not counted, but kept in its quarantine.';
+COMMENT ON COLUMN devices.missing IS 'The number of sequence numbers missing between the readings; empty if they have none.';
+COMMENT ON COLUMN streams.readings IS 'The number of counted readings, in all windows.';
+COMMENT ON COLUMN streams.late_count IS 'The number of these that came after their window had closed.';
+COMMENT ON COLUMN streams.set_aside IS 'The number of other readings that the site set aside: not counted, but kept in its quarantine.';
+COMMENT ON COLUMN streams.missing IS 'The number of sequence numbers missing between the readings; empty if they have none.';
 COMMENT ON VIEW windows IS 'The windows of each stream, where there are several lengths the shortest: each reading once.';
 COMMENT ON VIEW windows_all IS 'The windows of all lengths: each reading once for each length of the windows of its stream.';
 COMMENT ON VIEW minute IS 'Windows of at most a minute that divide it, added up for each stream: each reading once.';
 COMMENT ON VIEW hour IS 'Windows of at most an hour that divide it, added up for each stream: each reading once.';
 COMMENT ON VIEW day IS 'Windows of at most a day (UTC) that divide it, added up for each stream: each reading once.';
-COMMENT ON VIEW holes IS 'Batches that never came and that the site has no more: what they held is missing here for good. Numbers count per shard.';
+COMMENT ON VIEW holes IS 'Batches that never came and that the site no longer has: what they held is missing here for good. Each shard numbers its own batches.';
 COMMENT ON COLUMN holes.first_batch IS 'The number of the first batch that is missing.';
-COMMENT ON COLUMN holes.last_batch IS 'The number of the last.';
-COMMENT ON COLUMN holes.batches IS 'How many these are.';
-COMMENT ON COLUMN holes.found IS 'When that was found.';
+COMMENT ON COLUMN holes.last_batch IS 'The number of the last batch that is missing.';
+COMMENT ON COLUMN holes.batches IS 'The number of batches.';
+COMMENT ON COLUMN holes.found IS 'When the node found that they are missing.';
 COMMENT ON VIEW shards IS 'How far each shard of each site has come.';
 COMMENT ON COLUMN shards.confirmed_batch IS 'All batches up to it are applied, or in holes.';
 COMMENT ON COLUMN shards.last_batch IS 'The highest batch that the site was known to have when something changed last.';
-COMMENT ON COLUMN shards.conflict_batch IS 'Came with two contents: nothing is confirmed until it is cleared in shard_progress.conflict_seq.';
+COMMENT ON COLUMN shards.conflict_batch IS 'A batch number that came with two contents: the node confirms nothing of the shard until shard_progress.conflict_seq is cleared.';
 {COMMENTS windows}{COMMENTS windows_all}{COMMENTS minute}{COMMENTS hour}{COMMENTS day}
 COMMENT ON COLUMN minute.window_length IS 'The length of the windows that were added up, in seconds.';
 COMMENT ON COLUMN hour.window_length IS 'The length of the windows that were added up, in seconds.';
@@ -219,7 +219,7 @@ CREATE TABLE lake_export (
     lease_until_ms bigint NOT NULL,
     PRIMARY KEY (target, site, width_ms, day_ms)
 );
-COMMENT ON TABLE lake_export IS 'What was exported, where to, and who is at it.';
+COMMENT ON TABLE lake_export IS 'The exported days: their target, and the node that writes them.';
 "#,
     r#"
 ALTER TABLE hole ADD COLUMN readings bigint, ADD COLUMN parts bigint, ADD COLUMN from_ms bigint, ADD COLUMN to_ms bigint;
@@ -230,22 +230,22 @@ SELECT site, shard, first_seq AS first_batch, last_seq AS last_batch, last_seq -
        {TIME found_ms} AS found, parts IS NOT NULL AS lost_at_site, readings, parts,
        {TIME from_ms} AS windows_from, {TIME to_ms} AS windows_to
 FROM hole;
-COMMENT ON COLUMN holes.lost_at_site IS 'True when every replica at the site has lost it; false when a database had it, and this one has not.';
-COMMENT ON COLUMN holes.readings IS 'How many readings it held; NULL where that is not known.';
-COMMENT ON COLUMN holes.parts IS 'In how many parts of windows; NULL where that is not known.';
-COMMENT ON COLUMN holes.windows_from IS 'Where the earliest of its windows starts; NULL where that is not known.';
-COMMENT ON COLUMN holes.windows_to IS 'Where the latest of them ends; NULL where that is not known.';
+COMMENT ON COLUMN holes.lost_at_site IS 'True if every replica at the site has lost them; false if another database had them and this one has not.';
+COMMENT ON COLUMN holes.readings IS 'The number of readings in them; NULL if unknown.';
+COMMENT ON COLUMN holes.parts IS 'The number of parts of windows in them; NULL if unknown.';
+COMMENT ON COLUMN holes.windows_from IS 'The start of the earliest window in them; NULL if unknown.';
+COMMENT ON COLUMN holes.windows_to IS 'The end of the latest window in them; NULL if unknown.';
 "#,
     r#"
 CREATE TABLE ledger (id uuid PRIMARY KEY);
 INSERT INTO ledger (id) VALUES (gen_random_uuid());
-COMMENT ON TABLE ledger IS 'Which ledger this is: a copy that is restored in its place is the same one. Sites trim what they keep for the one that they have admitted.';
+COMMENT ON TABLE ledger IS 'The id of this ledger; a restored copy of the database has the same. A site trims what it keeps only for the ledger that it has admitted.';
 "#,
     r#"
 ALTER TABLE shard_progress ADD COLUMN incarnation bytea NOT NULL DEFAULT decode(repeat('00', 24), 'hex');
 ALTER TABLE shard_progress ADD COLUMN base bigint NOT NULL DEFAULT 0;
-COMMENT ON COLUMN shard_progress.incarnation IS 'Which making of the site is known: its generation and what it drew.';
-COMMENT ON COLUMN shard_progress.base IS 'The number from which its batches count on here.';
+COMMENT ON COLUMN shard_progress.incarnation IS 'The known incarnation of the site: its generation and its random part.';
+COMMENT ON COLUMN shard_progress.base IS 'The number that is added to its batch numbers here.';
 "#,
 ];
 
@@ -288,37 +288,40 @@ const COMMENTS: &[(&str, &str)] = &[
     ("site", "The site of the device."),
     ("device", "The device."),
     ("stream", "The stream of the device."),
-    ("start", "When it starts."),
-    ("length", "How long it is, in seconds."),
-    ("count", "How many readings."),
-    ("sum", "The sum of their values; empty if it is beyond the greatest double."),
+    ("start", "The start of the window."),
+    ("length", "The length, in seconds."),
+    ("count", "The number of readings."),
+    ("sum", "The sum of the values; empty if a double can''t hold it."),
     ("min", "The least value."),
     ("max", "The greatest value."),
     ("first", "The value of the earliest reading."),
     ("last", "The value of the latest reading."),
     ("mean", "The arithmetic mean."),
-    ("stddev", "The standard deviation of all readings, not that of a sample of them."),
+    ("stddev", "The standard deviation of all readings, not of a sample."),
     (
         "p50",
-        "The reading of rank ceil(0.5 count) from the least on, or close to it; empty unless the site keeps sketches.",
+        "The reading of rank ceil(0.5 count) in ascending order, or close to it; empty if the site keeps no sketch.",
     ),
     (
         "p90",
-        "The reading of rank ceil(0.9 count) from the least on, or close to it; empty unless the site keeps sketches.",
+        "The reading of rank ceil(0.9 count) in ascending order, or close to it; empty if the site keeps no sketch.",
     ),
     (
         "p99",
-        "The reading of rank ceil(0.99 count) from the least on, or close to it; empty unless the site keeps sketches.",
+        "The reading of rank ceil(0.99 count) in ascending order, or close to it; empty if the site keeps no sketch.",
     ),
-    ("revision", "How many parts it was merged from; late readings add some."),
-    ("late_count", "How many readings came after the window had closed."),
-    ("set_aside", "How many readings the site set aside meanwhile: not counted, kept in its quarantine."),
-    ("missing", "How many sequence numbers are missing between its readings; empty where they have none."),
-    ("complete", "Whether the stream has passed its end, and no lost batch may have held some of it."),
+    ("revision", "The number of parts that were merged; late readings add some."),
+    ("late_count", "The number of readings that came after the window had closed."),
+    (
+        "set_aside",
+        "The number of readings that the site set aside meanwhile: not counted, but kept in its quarantine.",
+    ),
+    ("missing", "The number of sequence numbers missing between its readings; empty if they have none."),
+    ("complete", "Whether the stream has passed its end, and no lost batch may have held readings of it."),
     ("first_time", "When the earliest reading was measured."),
     ("last_time", "When the latest reading was measured."),
-    ("watermark", "How far the stream has come by now."),
-    ("fingerprint", "The same for the same values in any order."),
+    ("watermark", "The watermark of the stream by now."),
+    ("fingerprint", "A hash of the values: equal for equal values, in any order."),
 ];
 
 /// Nodes that start at once bring the tables on one after the other.
@@ -383,7 +386,7 @@ pub async fn migrate(server: &Postgres) -> Result<(), StoreError> {
         if found > 0 {
             tracing::info!(
                 from = found,
-                "bringing the database to a newer schema; the more windows, the longer"
+                "migrating the database to a newer schema; the more windows it holds, the longer this takes"
             );
         }
         let tx = link.client.transaction().await?;

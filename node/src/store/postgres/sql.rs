@@ -76,7 +76,7 @@ impl PostgresReader {
                 Ok(true) => return,
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "can't see whether a statement has ended; trying on");
+                    tracing::warn!(%error, "can't see whether a statement has ended; trying again");
                     link = None;
                 }
             }
@@ -135,7 +135,7 @@ async fn run(link: &PostgresConnection, statement: &str, limits: &SqlLimits) -> 
         return Err(SqlError::refused("the statement has parameters (`$1`); write their values into it"));
     }
     if prepared.columns().is_empty() {
-        return Err(SqlError::refused("only queries are run here: SELECT, VALUES, TABLE, WITH"));
+        return Err(SqlError::refused("only queries are allowed: SELECT, VALUES, TABLE, WITH"));
     }
     let columns: Vec<(String, Type)> =
         prepared.columns().iter().map(|c| (c.name().to_string(), c.type_().clone())).collect();
@@ -190,7 +190,7 @@ fn failed(why: tokio_postgres::Error) -> SqlError {
     let Some(code) = why.code() else { return SqlError::Store(StoreError::from(why)) };
     match *code {
         SqlState::QUERY_CANCELED | SqlState::LOCK_NOT_AVAILABLE => SqlError::Time,
-        SqlState::READ_ONLY_SQL_TRANSACTION => SqlError::refused("only statements that read are run here"),
+        SqlState::READ_ONLY_SQL_TRANSACTION => SqlError::refused("only statements that read are allowed"),
         SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN | SqlState::CANNOT_CONNECT_NOW => {
             SqlError::Store(StoreError::from(why))
         }

@@ -58,7 +58,7 @@ CREATE TABLE doubt (
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE series_window (
-    -- Windows; the view `windows` is for people. A figure that can't be reckoned is NULL.
+    -- Windows; the view `windows` is for people. A figure that can't be computed is NULL.
     series_id    INTEGER NOT NULL,
     start_ms     INTEGER NOT NULL,
     {ROW}
@@ -125,7 +125,7 @@ SELECT d.site, d.name AS device, s.stream,
        (SELECT count(*) FROM series AS n WHERE n.device_id = s.device_id AND n.stream = s.stream) AS lengths, -- how many there are
        strftime('%Y-%m-%dT%H:%M:%fZ', {OLDEST} / 1000.0, 'unixepoch') AS first_window, -- the start of the earliest that is not behind its time
        strftime('%Y-%m-%dT%H:%M:%fZ', {NEWEST} / 1000.0, 'unixepoch') AS last_window, -- the start of the latest that is not ahead of its time
-       strftime('%Y-%m-%dT%H:%M:%fZ', s.passed_ms / 1000.0, 'unixepoch') AS watermark, -- how far the stream has come
+       strftime('%Y-%m-%dT%H:%M:%fZ', s.passed_ms / 1000.0, 'unixepoch') AS watermark, -- the watermark of the stream
        {MOST readings},   -- counted, in all windows
        {MOST late_count}, -- how many of them came after their window had closed
        {MOST set_aside},  -- how many others the site set aside: not counted, kept in its quarantine
@@ -168,7 +168,7 @@ SELECT d.site, d.name AS device, s.stream, s.width_ms / 1000.0 AS window_length,
 FROM series_rollup AS w JOIN series AS s USING (series_id) JOIN device AS d USING (device_id) WHERE w.span_ms = 86400000 AND {ONCE};
 
 CREATE VIEW holes AS
--- Batches that never came and that the edge has no more: what they held is missing here for good. Numbers count per shard.
+-- Batches that never came and that the edge no longer has: what they held is missing here for good. Each shard numbers its own batches.
 SELECT site, shard, first_seq AS first_batch, last_seq AS last_batch, last_seq - first_seq + 1 AS batches,
        strftime('%Y-%m-%dT%H:%M:%fZ', found_ms / 1000.0, 'unixepoch') AS found
 FROM hole;
@@ -185,7 +185,7 @@ FROM shard_progress;
 ",
     r"
 CREATE TABLE lake_export (
-    -- What was exported, where to, and who is at it.
+    -- The exported days: their target, and the node that writes them.
     target         TEXT NOT NULL,
     site           TEXT NOT NULL,
     width_ms       INTEGER NOT NULL,
@@ -194,8 +194,8 @@ CREATE TABLE lake_export (
     windows        INTEGER,
     bytes          INTEGER,
     exported_ms    INTEGER,
-    owner          TEXT NOT NULL,    -- who writes it, or wrote it last
-    lease_until_ms INTEGER NOT NULL, -- until then nobody else does
+    owner          TEXT NOT NULL,    -- the node that writes it, or wrote it last
+    lease_until_ms INTEGER NOT NULL, -- until then no other node writes it
     PRIMARY KEY (target, site, width_ms, day_ms)
 ) STRICT, WITHOUT ROWID;
 ",
@@ -208,7 +208,7 @@ ALTER TABLE hole ADD COLUMN to_ms INTEGER;
 
 DROP VIEW holes;
 CREATE VIEW holes AS
--- Batches that never came and that the edge has no more: what they held is missing here for good. Numbers count per shard.
+-- Batches that never came and that the edge no longer has: what they held is missing here for good. Each shard numbers its own batches.
 SELECT site, shard, first_seq AS first_batch, last_seq AS last_batch, last_seq - first_seq + 1 AS batches,
        strftime('%Y-%m-%dT%H:%M:%fZ', found_ms / 1000.0, 'unixepoch') AS found,
        parts IS NOT NULL AS lost_at_site, -- 1 when every replica at the site has lost it; 0 when a database had it, and this one has not
@@ -220,13 +220,13 @@ FROM hole;
 ",
     r"
 CREATE TABLE ledger (
-    -- Which ledger this is: a copy that is restored in its place is the same one. Sites trim what they keep for the one that they have admitted.
+    -- The id of this ledger; a restored copy of the database has the same. A site trims what it keeps only for the ledger that it has admitted.
     id BLOB PRIMARY KEY
 ) STRICT, WITHOUT ROWID;
 INSERT INTO ledger (id) VALUES (randomblob(16));
 ",
     r"
--- Which making of the site is known (its generation and what it drew), and the number from which its batches count on here.
+-- The known incarnation of the site (its generation and its random part), and the number that is added to its batch numbers here.
 ALTER TABLE shard_progress ADD COLUMN incarnation BLOB NOT NULL DEFAULT (zeroblob(24));
 ALTER TABLE shard_progress ADD COLUMN base INTEGER NOT NULL DEFAULT 0;
 ",
@@ -277,7 +277,7 @@ const FACE: &str = "strftime('%Y-%m-%dT%H:%M:%fZ', w.start_ms / 1000.0, 'unixepo
            AS complete,                 -- 1 when the stream has passed its end and no lost batch may have held some of it
        strftime('%Y-%m-%dT%H:%M:%fZ', w.first_ms / 1000.0, 'unixepoch') AS first_time,
        strftime('%Y-%m-%dT%H:%M:%fZ', w.last_ms / 1000.0, 'unixepoch') AS last_time,
-       strftime('%Y-%m-%dT%H:%M:%fZ', s.passed_ms / 1000.0, 'unixepoch') AS watermark, -- how far the stream has come by now
+       strftime('%Y-%m-%dT%H:%M:%fZ', s.passed_ms / 1000.0, 'unixepoch') AS watermark, -- the watermark of the stream by now
        w.fingerprint                    -- the same for the same values in any order";
 
 /// Of the roll-ups of several lengths of a stream's windows to the same span the one with the most readings; of equal ones that of
@@ -319,7 +319,7 @@ pub fn migrate(db: &mut Connection) -> Result<(), StoreError> {
         if found > 0 {
             tracing::info!(
                 from = found,
-                "bringing the database to a newer schema; the more windows, the longer"
+                "migrating the database to a newer schema; the more windows it holds, the longer this takes"
             );
         }
         tx.execute_batch(&step(text))?;

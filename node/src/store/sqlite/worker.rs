@@ -133,7 +133,7 @@ pub fn answer(order: &Order) -> SqlOutcome {
             Some(ErrorCode::OperationInterrupted) => SqlOutcome::Time,
             Some(ErrorCode::OutOfMemory) => SqlOutcome::Memory,
             Some(ErrorCode::AuthorizationForStatementDenied | ErrorCode::ReadOnly) => SqlOutcome::Statement(
-                "only statements that read the tables and views are run here".to_string(),
+                "only statements that read the tables and views are allowed".to_string(),
             ),
             Some(
                 ErrorCode::SystemIoFailure
@@ -169,7 +169,7 @@ fn query(order: &Order) -> Result<SqlOutcome, Failed> {
     let mut all = Batch::new(&db, &order.statement);
     let mut one = all.next()?.ok_or(Failed::Refused("there is no statement"))?;
     if !one.readonly() {
-        return Err(Failed::Refused("only statements that read are run here"));
+        return Err(Failed::Refused("only statements that read are allowed"));
     }
     if one.parameter_count() > 0 {
         return Err(Failed::Refused("the statement has parameters (`?`); write their values into it"));

@@ -36,7 +36,7 @@ function askForToken(words) {
   return new Promise((resolve) => {
     const input = h("input", { type: "password", id: "token", required: true, autocomplete: "off", spellcheck: "false" });
     const form = h("form", { method: "dialog" },
-      h("h2", { id: "token-title" }, "This node wants a token"),
+      h("h2", { id: "token-title" }, "This node requires a token"),
       h("p", null, `It says: ${words}.`),
       h("p", { class: "muted" }, "The setting http.tokens of the node lists who may read. The token stays in this tab and goes to this node alone."),
       h("label", { for: "token" }, "Token"), input,

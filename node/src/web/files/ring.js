@@ -47,7 +47,7 @@ export function arcs(shards) {
 
 /** In words. */
 export function words(shard) {
-  const leader = shard.leader === null ? "nobody leads it" : `gateway ${shard.leader} leads`;
+  const leader = shard.leader === null ? "no leader" : `gateway ${shard.leader} leads`;
   const others = shard.replicas.filter((gateway) => gateway !== shard.leader);
   return `Shard ${shard.shard}: ${leader}${others.length > 0 ? `, replicas on ${others.join(", ")}` : ""}`;
 }

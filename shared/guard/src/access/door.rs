@@ -60,8 +60,8 @@ impl Door<'_> {
     pub fn access(&self) -> Result<Access, WrongDoor> {
         if self.tokens.is_empty() && !self.ip.is_loopback() && !self.open {
             let why = format!(
-                "there is no token, and {} can be reached by others: add [[http.tokens]] (`selvedge-node token` \
-                 prints one), listen on 127.0.0.1, or set http.open = true",
+                "there is no token, and others can reach {}: add [[http.tokens]] (`selvedge-node token` prints one), listen on 127.0.0.1, \
+                 or set http.open = true",
                 self.ip
             );
             return Err(wrong(self.key, why));
@@ -73,7 +73,7 @@ impl Door<'_> {
         for (i, settings) in self.tokens.iter().enumerate() {
             let token = self.token(settings, &format!("http.tokens[{i}]"))?;
             if all.iter().any(|other| other.name == token.name || other.digest == token.digest) {
-                let why = format!("{:?} or its token is there twice", token.name);
+                let why = format!("{:?} or its token is listed twice", token.name);
                 return Err(wrong(format!("http.tokens[{i}].name"), why));
             }
             all.push(token);
@@ -99,13 +99,13 @@ impl Door<'_> {
         if settings.scopes.is_empty() || settings.scopes.iter().any(|scope| !self.scopes.contains(scope)) {
             let all: Vec<_> = self.scopes.iter().map(Scope::to_string).collect();
             let why = match settings.scopes.iter().find(|scope| !self.scopes.contains(scope)) {
-                Some(other) => format!("{other} means nothing here; there are: {}", all.join(", ")),
+                Some(other) => format!("{other} is unknown; there are: {}", all.join(", ")),
                 None => format!("there is none; there are: {}", all.join(", ")),
             };
             return Err(wrong(format!("{key}.scopes"), why));
         }
         if !settings.sites.is_empty() && settings.scopes.contains(&Scope::Sql) {
-            let why = "SQL shows all sites, so a token with `sites` can't have the scope `sql`";
+            let why = "SQL reads all sites, so a token with `sites` can't have the scope `sql`";
             return Err(wrong(format!("{key}.scopes"), why));
         }
         let sites = settings.sites.iter().map(|site| site.to_string());

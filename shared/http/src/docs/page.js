@@ -173,7 +173,7 @@ function operation(spec, path, method, one) {
       make("code", { class: "where" }, path), make("span", {}, one.summary || ""),
       make("span", { class: "scope" }, scopes.length ? "scope " + scopes.join(", ") : "open")),
     make("div", {}, ...prose(one.description), form, make("h4", {}, "Answers"), table(["Status", "Form", ""], answers),
-      ...(inside.length ? [make("h4", {}, "What is in it"), table(["Field", "Type", "Meaning"], inside)] : []),
+      ...(inside.length ? [make("h4", {}, "Fields of the answer"), table(["Field", "Type", "Meaning"], inside)] : []),
       ...(json && json.example ? [make("h4", {}, "For example"), make("pre", {}, JSON.stringify(json.example, null, 2))] : [])));
 }
 

@@ -430,11 +430,11 @@ impl Table for Counting {
     }
 
     fn fullness(&self, rules: &CountingRules) -> Vec<Fullness> {
-        const STREAMS: &str = "readings of further streams are set aside at the bound; retire what is gone \
-            (DELETE /v1/devices/{device}), set rules.retire_idle_after_s, or raise the rule";
+        const STREAMS: &str = "at the bound, readings of further streams are set aside; retire streams that are gone (DELETE \
+                               /v1/devices/{device}), set rules.retire_idle_after_s, or raise the rule";
         const PARTS: &str =
-            "streams silent for longest close their windows early at the bound; raise the rule";
-        const OUTBOX: &str = "publishes are refused at the bound; see that the node can be reached";
+            "at the bound, the streams that were silent longest close their windows early; raise the rule";
+        const OUTBOX: &str = "at the bound, publishes are refused; check that the node can be reached";
         let (device, of_device) = self.names.largest_device().unzip();
         let (client, of_client) = self.names.busiest_maker().unzip();
         let (of_device, of_client) = (of_device.unwrap_or(0), of_client.unwrap_or(0) as usize);

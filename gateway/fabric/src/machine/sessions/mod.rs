@@ -463,8 +463,9 @@ impl Table for Sessions {
     }
 
     fn fullness(&self, rules: &CountingRules) -> Vec<Fullness> {
-        const SESSIONS: &str = "the idle session that ends first is discarded at the bound; raise the rule";
-        const SUBSCRIPTIONS: &str = "further subscriptions are refused at the bound; raise the rule";
+        const SESSIONS: &str =
+            "at the bound, the idle session that expires first is discarded; raise the rule";
+        const SUBSCRIPTIONS: &str = "at the bound, further subscriptions are refused; raise the rule";
         vec![
             Fullness::new("max_sessions", self.len(), rules.max_sessions, SESSIONS),
             Fullness::new("max_subscriptions", self.subscriptions, rules.max_subscriptions, SUBSCRIPTIONS),

@@ -31,7 +31,7 @@ export async function show(main, site, device) {
       hour = newest;
       const streams = found.devices[0]?.streams ?? [];
       if (streams.length === 0) {
-        put(list, empty("No such device here", "Nothing of it has come to this node. Is its name right, and its site?"));
+        put(list, empty("No such device here", "This node has received nothing from it. Check the names of the device and the site."));
         return;
       }
       const now = Date.now();

@@ -20,25 +20,25 @@ export function problems(sites, status, notReady) {
     const add = (bad, text) => all.push({ bad, site: site.site, text });
     if (site.gateways.length === 0) add(true, "no gateway has reported since the node started");
     for (const gateway of site.gateways) {
-      if (gateway.heard === null) add(true, `gateway ${gateway.gateway} was never heard`);
-      else if (gateway.silent) add(true, `gateway ${gateway.gateway} is silent for ${duration(gateway.heard_ms_ago)}`);
+      if (gateway.heard === null) add(true, `gateway ${gateway.gateway} has never reported`);
+      else if (gateway.silent) add(true, `gateway ${gateway.gateway} has been silent for ${duration(gateway.heard_ms_ago)}`);
       else if (gateway.trouble) add(true, `gateway ${gateway.gateway} says: ${gateway.trouble}`);
     }
     const unled = site.shard_count - site.shards_led;
     if (unled > 0) add(true, `${count(unled)} of ${count(site.shard_count)} shards have no leader`);
     const shards = status.sites.find((s) => s.site === site.site)?.shards ?? [];
     for (const shard of shards.filter((shard) => shard.conflict_seq !== null)) {
-      add(true, `shard ${shard.shard}: batch ${shard.conflict_seq} came with two contents; nothing more is confirmed until somebody looks`);
+      add(true, `shard ${shard.shard}: batch ${shard.conflict_seq} came with two contents; the node confirms nothing more of it until shard_progress.conflict_seq is cleared`);
     }
     const given = shards.reduce((sum, shard) => sum + shard.given_up, 0);
-    if (given > 0) add(false, `${plural(given, "batch was", "batches were")} given up: the site has them no more`);
+    if (given > 0) add(false, `${plural(given, "batch was", "batches were")} given up: the site no longer has ${given === 1 ? "it" : "them"}`);
   }
   return all.sort((a, b) => Number(b.bad) - Number(a.bad));
 }
 
 function problemList(all) {
   if (all.length === 0) {
-    return h("p", { class: "panel good" }, h("span", { class: "mark", "aria-hidden": "true" }, "✓"), "Nothing needs attention: the node hears its sites, all gateways report, all shards are led.");
+    return h("p", { class: "panel good" }, h("span", { class: "mark", "aria-hidden": "true" }, "✓"), "Nothing needs attention: the node hears its sites, all gateways report, and every shard has a leader.");
   }
   const item = (p) => h("li", { class: p.bad ? "bad" : "warn" },
     h("span", { class: "mark", "aria-hidden": "true" }, p.bad ? "✕" : "!"), h("span", { class: "sr" }, p.bad ? "Problem: " : "Note: "), p.site && [link(p.site), ": "], p.text);
@@ -56,7 +56,7 @@ function hourOf(site, hour, all) {
   const rows = hour.rows.filter((row) => row.site === site);
   const before = [...hour.before.keys()].map((key) => JSON.parse(key)).filter(([of]) => of === site).map(([, , stream]) => stream);
   const names = [...new Set([...rows.map((row) => row.stream), ...before])];
-  if (names.length === 0) return h("p", { class: "muted" }, "Nothing of the last hour is here. When devices publish to a gateway, their windows appear here once they are closed and sent.");
+  if (names.length === 0) return h("p", { class: "muted" }, "No windows of the last hour. When devices publish to a gateway, their windows appear here once they are closed and sent.");
   const now = Date.now();
   const streams = names.map((name) => {
     const its = cells(rows.filter((row) => row.stream === name), hour.from, hour.step, now, hour.before.get(group({ site, device: null, stream: name })) ?? 0);
@@ -69,7 +69,7 @@ function hourOf(site, hour, all) {
     h("h4", null, `Completeness of the last hour, ${plural(Math.max(...its.map((cell) => cell.expected)), "stream", "streams")}`),
     line("All", its, `Site ${site}`, true),
     shown.map((stream) => line(stream.name, stream.its, `Stream ${stream.name}`, false)),
-    !hour.whole && h("p", { class: "muted" }, "There is more than one answer holds; the end of the hour is left out."));
+    !hour.whole && h("p", { class: "muted" }, "The hour has more windows than one answer holds; its end is left out."));
 }
 
 export async function show(main) {
@@ -98,7 +98,7 @@ export async function show(main) {
           drawSites();
           sites.querySelector(`[data-key="${CSS.escape(site.site)}"]`)?.focus();
         },
-      }, open.has(site.site) ? "Show the least complete alone" : `Show all ${count(streams)} streams`);
+      }, open.has(site.site) ? "Show only the least complete" : `Show all ${count(streams)} streams`);
       const silent = site.gateways.length - site.live;
       return h("section", { class: "panel site", "data-site": site.site },
         h("h3", null, link(site.site)),

@@ -29,7 +29,7 @@ function badge(gateway, index) {
 const isBad = (s) => s.leader === null || (s.at.given_up ?? 0) > 0 || (s.at.conflict_seq ?? null) !== null;
 
 function gatewayItem(g, index, light) {
-  const how = g.heard === null ? ["bad", "✕ never heard"] : g.silent ? ["bad", "✕ silent"] : g.trouble ? ["warn", "! not ready"] : ["good", "✓ ready"];
+  const how = g.heard === null ? ["bad", "✕ never reported"] : g.silent ? ["bad", "✕ silent"] : g.trouble ? ["warn", "! not ready"] : ["good", "✓ ready"];
   return h("li", { tabindex: "0", pointerenter: () => light(g.gateway), pointerleave: () => light(null), focus: () => light(g.gateway), blur: () => light(null) },
     badge(g.gateway, index),
     h("div", null,
@@ -40,7 +40,7 @@ function gatewayItem(g, index, light) {
           ` · up ${duration(g.uptime_ms)} · ${count(g.connections)} connections · ${count(g.publishes_acked)} publishes acknowledged`,
           Math.abs(g.clock_ahead_ms) > 2_000 && ` · its clock is ${duration(Math.abs(g.clock_ahead_ms))} ${g.clock_ahead_ms > 0 ? "ahead" : "behind"}`]),
       g.trouble && h("p", { class: "warn" }, g.trouble),
-      g.skipped?.length > 0 && h("p", { class: "muted" }, "skipped, for they are no numbers: ",
+      g.skipped?.length > 0 && h("p", { class: "muted" }, "skipped, because they are not numbers: ",
         g.skipped.map((s) => `${s.device} ${s.field} (${s.why}, ${count(s.count)}×)`).join(", "))));
 }
 
@@ -59,7 +59,7 @@ export async function show(main, name) {
   const filter = h("input", { type: "checkbox", change: (event) => { onlyBad = event.target.checked; drawTable(); } });
   const view = h("div", { hidden: true },
     h("div", { class: "split" },
-      h("section", { class: "panel" }, h("h2", null, "Ring"), ring, said, h("p", { class: "muted" }, "Outside the leader of each shard, within the gateways that keep its other replicas.")),
+      h("section", { class: "panel" }, h("h2", null, "Ring"), ring, said, h("p", { class: "muted" }, "The outer ring shows the leader of each shard, the inner rings the gateways with its other replicas.")),
       h("section", { class: "panel" }, facts, h("h2", null, "Gateways"), legend)),
     h("section", { class: "panel" }, h("div", { class: "section" }, h("h2", null, "Shards"), h("label", null, filter, " only those with problems")), table));
   put(main, trail(["Overview", "/"], [name, null]), head(`Site ${name}`, h("a", { class: "button", href: `/devices?site=${encodeURIComponent(name)}` }, "Its devices")), wrong, view);

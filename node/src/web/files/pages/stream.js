@@ -30,7 +30,7 @@ export async function show(main, site, device, stream) {
     h("div", { class: "bar" }, h("div", { class: "group", role: "group", "aria-label": "Range" }, ranges), back, widthBox, state),
     wrong, box, told,
     h("p", { class: "legend" },
-      h("span", null, h("i", { class: "key band" }), "least to greatest"), h("span", null, h("i", { class: "key mean" }), "mean"),
+      h("span", null, h("i", { class: "key band" }), "min to max"), h("span", null, h("i", { class: "key mean" }), "mean"),
       h("span", null, h("i", { class: "key gap" }), "gap"), h("span", null, h("i", { class: "key late" }), "late readings"), h("span", null, h("i", { class: "key open" }), "may still change")),
     h("p", { class: "muted" }, "Drag to zoom, or use + and − with the chart focused; arrow keys read single spans."));
   put(main, trail(["Devices", "/devices"], [site, `/devices?site=${encodeURIComponent(site)}`], [device, `/devices/${segment(site)}/${segment(device)}`], [stream, null]), head(stream), panel);
@@ -44,7 +44,7 @@ export async function show(main, site, device, stream) {
     return;
   }
   if (!known) {
-    put(panel, empty("No such stream here", "Nothing of it has come to this node. Are the names of site, device and stream right?"));
+    put(panel, empty("No such stream here", "This node has received nothing of it. Check the names of site, device and stream."));
     return;
   }
   put(widths, known.widths_ms.map((ms) => h("option", { value: ms }, duration(ms))));
@@ -153,7 +153,7 @@ export async function show(main, site, device, stream) {
       }
     }, GATHER_MS);
   };
-  const states = { live: ["● live", "windows are shown as they come"], polling: ["○ every 5 s", "the node tells nothing live here; it is asked every few seconds"] };
+  const states = { live: ["● live", "windows are shown as they come"], polling: ["○ every 5 s", "the node sends no live updates here; this page asks it every few seconds"] };
   follow(which, changed, (now) => {
     [state.textContent, state.title] = states[now];
     state.dataset.state = now;
