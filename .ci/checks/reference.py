@@ -52,12 +52,21 @@ def recorded(source):
     return found
 
 
+def described(source):
+    """The metrics that have a HELP text: name to kind."""
+    calls = re.findall(r"\bdescribe_(counter|gauge|histogram)!\(\s*\"(selvedge_\w+)\"", source)
+    return {name: KINDS[kind] for kind, name in calls}
+
+
 def metrics(page, text, source):
     shown = {}
     for _, cells in rows(text):
         for name, labels in re.findall(r"`(selvedge_\w+)(?:\{([\w,]+)\})?`", cells.get("Metric", "")):
             shown[name] = (cells.get("Kind"), labels)
-    yield from differences(page, "metric", shown, recorded(source))
+    found = recorded(source)
+    yield from differences(page, "metric", shown, found)
+    kinds = {name: kind for name, (kind, _) in found.items()}
+    yield from differences("describe_metrics", "metric", described(source), kinds)
 
 
 def http(page, text, gateway, node):

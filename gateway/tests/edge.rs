@@ -157,6 +157,11 @@ fn a_wrong_uplink_address_shows_in_readiness_metrics_and_log() {
     let metrics = gateway.plan.ask(0, "GET", "/metrics", "Host: x\r\n").unwrap();
     assert!(metrics.contains("selvedge_uplink_trouble 1\n"), "{metrics}");
     assert!(metrics.contains("selvedge_uplink_connected 0\n"), "{metrics}");
+    let about = |line: &str| -> Vec<String> {
+        let lines = metrics.lines().filter_map(|found| found.strip_prefix(line));
+        lines.filter_map(|rest| rest.split(' ').next()).map(str::to_string).collect()
+    };
+    assert_eq!(about("# HELP "), about("# TYPE "), "each metric has its HELP");
     assert!((1..=3).contains(&gateway.lines(&["uplink: the broker at"]).len()));
 }
 

@@ -30,6 +30,7 @@ pub fn describe_metrics() {
     );
     describe_counter!("selvedge_node_http_denied_total", "HTTP requests without a sufficient token");
     describe_counter!("selvedge_node_confirmations_total", "Confirmations sent");
+    describe_counter!("selvedge_node_disconnects_total", "Lost connections to the broker");
     describe_counter!("selvedge_node_questions_total", "Questions to sites, by outcome");
     describe_counter!("selvedge_node_answers_total", "Answers of gateways, by outcome");
     describe_counter!("selvedge_node_store_errors_total", "Transactions that failed in the database");

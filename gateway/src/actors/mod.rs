@@ -36,6 +36,7 @@ pub mod http;
 pub mod link;
 pub mod log;
 pub mod messages;
+pub mod metric_help;
 pub mod orders;
 mod process;
 mod pulse;

@@ -8,6 +8,7 @@ use crate::actors::forwarder::{Forwarder, ForwarderWays};
 use crate::actors::http::{Api, access, browser, routes};
 use crate::actors::link::{self, LinkKey, LinkSettings};
 use crate::actors::log::{LogActor, LogWays};
+use crate::actors::metric_help::describe_metrics;
 use crate::actors::report::{Overview, Reporter};
 use crate::actors::room::SiteRoom;
 use crate::actors::shard::{ShardActor, ShardWays};
@@ -123,6 +124,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let Checked { settings, site, me, peers, ring, decoder, secret, password, access, membership } = checked;
     let metrics =
         PrometheusBuilder::new().install_recorder().map_err(|e| StartError::Metrics(e.to_string()))?;
+    describe_metrics();
     let epoch = Instant::now();
     let ring = Arc::new(ring);
 
