@@ -132,13 +132,15 @@ impl Edge {
         self.rearm.notify_one();
     }
 
-    fn heard(&self, site: &SiteId, report: Report) -> bool {
+    /// Takes a report in. False if it is not newer than the one that is known of its gateway.
+    pub fn heard(&self, site: &SiteId, report: Report) -> bool {
         let (now_ms, mut inner) = (self.now_ms(), self.inner());
         inner.questions.reported(site, &report);
         inner.sites.hear(now_ms, EpochMs::from(SystemTime::now()), site, report)
     }
 
-    fn answered(&self, site: &SiteId, answer: GatewayAnswer) -> bool {
+    /// Takes an answer in. False if no question waits for it.
+    pub fn answered(&self, site: &SiteId, answer: GatewayAnswer) -> bool {
         let (now_ms, mut inner) = (self.now_ms(), self.inner());
         let (inner, mut effects) = (&mut *inner, Vec::new());
         let known = inner.questions.answered(now_ms, &inner.sites, site, answer, &mut effects);
@@ -169,7 +171,8 @@ impl Edge {
         }
     }
 
-    async fn next(&self) -> (SiteId, GatewayId, NodeQuestion) {
+    /// Waits for the next question to send, and names the gateway that it is for.
+    pub async fn next(&self) -> (SiteId, GatewayId, NodeQuestion) {
         loop {
             if let Some(next) = self.inner().outbox.pop_front() {
                 return next;

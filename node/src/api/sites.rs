@@ -9,7 +9,7 @@ use selvedge_guard::access::Caller;
 use selvedge_node_core::questions::Ask;
 use selvedge_node_core::row::{More, Row, RowTable};
 use selvedge_node_core::sites::{HeardGateway, SiteShard, Sites};
-use selvedge_node_core::table::JsonRows;
+use selvedge_node_core::table::{ColumnKind, Field, JsonRows, Table};
 use selvedge_types::ids::{GatewayId, SiteId};
 use selvedge_types::params::{BadParameter, Parameters, bad};
 use selvedge_types::question::{MAX_WAIT_MS, SITE_PARAMETERS, SiteQuery};
@@ -164,6 +164,13 @@ pub(super) async fn aggregates(
         "partial": !missing.is_empty() || lacking > 0,
         "missing_shards": missing.iter().map(|s| s.0).collect::<Vec<_>>(),
     })))
+}
+
+/// The columns of a site's windows: those of a stored window, and `closed`.
+pub(super) fn fields() -> Vec<Field> {
+    let meaning = "Whether the window has closed: false while a part of it is open.";
+    let closed = Field::new("closed", ColumnKind::Flag).meaning(meaning);
+    [RowTable::new(None, More::default()).fields(), &[closed]].concat()
 }
 
 /// Reads the parameters of a query to a site.

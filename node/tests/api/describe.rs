@@ -1,6 +1,10 @@
 //! The description of the API against the API.
 
 use super::*;
+use selvedge_types::ids::GatewayId;
+use selvedge_types::question::{GatewayAnswer, QuestionOutcome, SiteWindows};
+use selvedge_types::report::{Led, Report, ReportedMember};
+use selvedge_types::site_window::SiteWindow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// As it is served where a token is needed.
@@ -52,6 +56,150 @@ async fn the_parameters_that_are_described_are_those_that_are_read() {
         for parameter in parameters {
             assert!(!parameter["description"].as_str().unwrap().is_empty(), "{path} {}", parameter["name"]);
         }
+    }
+}
+
+/// For each object in answers: the fields that the description lists, and those that answers have.
+type ObjectFields = BTreeMap<String, (BTreeSet<String>, BTreeSet<String>)>;
+
+/// Adds the fields of a value, which is in this place. An object that is a component has the component's name as its place.
+fn add_fields(all: &Value, schema: &Value, value: &Value, place: &str, found: &mut ObjectFields) {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let schema = all.pointer(reference.strip_prefix('#').unwrap()).unwrap();
+        return add_fields(all, schema, value, reference, found);
+    }
+    for one in schema["oneOf"].as_array().into_iter().flatten() {
+        add_fields(all, one, value, place, found);
+    }
+    match (value, schema["properties"].as_object()) {
+        (Value::Array(items), _) => {
+            for item in items {
+                add_fields(all, &schema["items"], item, &format!("{place}[]"), found);
+            }
+        }
+        (Value::Object(written), Some(described)) => {
+            for name in schema["required"].as_array().into_iter().flatten() {
+                assert!(written.contains_key(name.as_str().unwrap()), "{place} lacks {name}: {value}");
+            }
+            let (known, seen) = found.entry(place.to_string()).or_default();
+            known.extend(described.keys().cloned());
+            seen.extend(written.keys().cloned());
+            for (name, value) in written {
+                let schema = described.get(name).unwrap_or(&Value::Null);
+                add_fields(all, schema, value, &format!("{place}.{name}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Answers the questions of a node in the place of a site with one gateway, which has one window.
+async fn answer_as_site(edge: &Edge, site: &SiteId) {
+    let report = Report {
+        gateway: GatewayId(1),
+        start: 1,
+        n: 1,
+        uptime_ms: 1_000,
+        at: EpochMs(START),
+        release: String::new(),
+        trouble: None,
+        members: vec![ReportedMember { gateway: GatewayId(1), weight: 1 }],
+        shards: 1,
+        placed: vec![0],
+        led: vec![Led {
+            shard: ShardId(0),
+            cursor: 0,
+            last: 1,
+            outbox_bytes: 5,
+            waiting_parts: 0,
+            waiting_ms: 0,
+        }],
+        connections: 0,
+        acked: 0,
+        questions: 0,
+        question_ms: 0,
+        skipped: vec![],
+    };
+    assert!(edge.heard(site, report));
+    let sample = Sample { time: EpochMs(START), slot: 1, index: 0, value: 1.0 };
+    let window = SiteWindow {
+        device: "d".into(),
+        stream: "s".into(),
+        width_ms: 10_000,
+        start: EpochMs(START),
+        aggregate: Aggregate::sketched(sample),
+        late: 0,
+        parts: 1,
+        closed: false,
+        watermark: EpochMs(START),
+        set_aside: 0,
+        sequences: Sequences::default(),
+    };
+    loop {
+        let (site, gateway, question) = edge.next().await;
+        let windows = SiteWindows { shards: 1, ..SiteWindows::fill([window.clone()], usize::MAX) };
+        assert!(edge.answered(
+            &site,
+            GatewayAnswer { id: question.id, gateway, outcome: QuestionOutcome::Windows(windows) }
+        ));
+    }
+}
+
+/// Asks every path that answers JSON, in such ways that the answers together have every field.
+#[actix_web::test]
+async fn the_fields_that_are_described_are_those_that_answers_have() {
+    let mut w = World::new().await;
+    w.change(|api| api.sql.enabled = true);
+    w.store_at("d", "s", 10_000, [0, 5]).await;
+    w.api.stats.set_subscribed(true);
+    let (edge, site) = (w.api.edge.clone(), w.api.sites[0].clone());
+    // The edge has batch 2 no longer.
+    let hole = Incoming {
+        site: site.clone(),
+        incarnation: Default::default(),
+        shard: ShardId(0),
+        first_kept: 3,
+        last: 3,
+        content: None,
+        lost: None,
+    };
+    w.writer.apply(&[hole].into(), EpochMs(START)).await.unwrap();
+    let spans = "every=1d&tz=Europe/Berlin&group_by=stream&fill=null&from=1763900000s&to=1764100000s";
+    let all = described().await;
+    let mut found = ObjectFields::new();
+    let ask = async {
+        for (path, methods) in all["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                let schema = &operation["responses"]["200"]["content"]["application/json"]["schema"];
+                if schema.is_null() {
+                    continue;
+                }
+                let uri = path.replace("{site}", site.as_str());
+                let query = match path.as_str() {
+                    "/v1/aggregates" => spans,
+                    "/v1/sites/{site}/aggregates" => "device=*",
+                    _ => "",
+                };
+                let request = match method.as_str() {
+                    "post" => test::TestRequest::post()
+                        .insert_header(("content-type", "text/plain"))
+                        .set_payload("SELECT device FROM windows"),
+                    _ => test::TestRequest::get(),
+                };
+                let (status, _, body) = w.ask(request.uri(&format!("{uri}?{query}"))).await;
+                let body: Value = serde_json::from_slice(&body).unwrap();
+                assert_eq!(status, 200, "{path}: {body}");
+                add_fields(&all, schema, &body, path, &mut found);
+            }
+        }
+    };
+    tokio::select! {
+        () = ask => {}
+        () = answer_as_site(&edge, &site) => {}
+    }
+    assert!(found.contains_key("/v1/sites/{site}/aggregates"), "{:?}", found.keys());
+    for (place, (described, written)) in found {
+        assert_eq!(described, written, "{place}");
     }
 }
 

@@ -6,7 +6,7 @@ mod paths;
 mod schema;
 
 use super::problem::KINDS;
-use super::{Api, devices, ledger, sql, status};
+use super::{Api, devices, ledger, sites, sql, status};
 use actix_web::http::header::{self, ContentType};
 use actix_web::{HttpResponse, web};
 use schema::object;
@@ -46,7 +46,9 @@ pub fn describe(open: bool) -> Value {
 
 fn components() -> ComponentsBuilder {
     let fields = RowTable::new(None, More { zone: true, spans: true, merged: true, filled: true });
-    let mut all = ComponentsBuilder::new().schema("Row", object(fields.fields(), 6));
+    let mut all = ComponentsBuilder::new()
+        .schema("Row", object(fields.fields(), 6))
+        .schema("EdgeRow", object(&sites::fields(), 6));
     for (name, schema) in [
         ("Devices", devices::Devices::schema()),
         ("SqlQuestion", sql::SqlQuestion::schema()),

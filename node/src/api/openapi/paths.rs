@@ -286,9 +286,9 @@ pub(super) fn paths() -> Vec<Described> {
     ]
 }
 
-/// The rows of other answers. Those of a site also have `closed`, which `Row` does not list.
+/// The rows that a site answers with, which have one column more than stored rows.
 fn edge_rows() -> Schema {
-    ArrayBuilder::new().items(Ref::from_schema_name("Row")).build().into()
+    ArrayBuilder::new().items(Ref::from_schema_name("EdgeRow")).build().into()
 }
 
 fn edge_more() -> [(&'static str, Schema); 7] {
