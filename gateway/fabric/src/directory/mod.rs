@@ -1,58 +1,75 @@
-//! The directory: which gateways a site has, what each of them is for, and how its replicas move.
+//! The directory: the gateways of a site, their roles and states, and the moves of replicas between them.
 //!
-//! It is the state of one more Paxos group, the directory group ([`DIRECTORY_GROUP`]), and the planner that brings the shards to where
-//! that state wants them. Nothing here does IO: commands come in slot order, and what the planner sees is handed to it.
+//! The directory is the state of one more Paxos group, the directory group ([`DIRECTORY_GROUP`]). Its planner
+//! ([`plan()`]) brings the shards' replicas to where that state wants them. Nothing here does IO: the caller applies
+//! chosen commands in slot order, and passes what it observes of the site to the planner.
 //!
 //! # The directory proposes, the shard decides
-//! A shard's membership is its own last chosen configuration. It changes by a stop entry in the shard's log, which names the next
-//! voters; the directory has no say in that and learns it by a report. What the directory decides is which gateways there are, and so
-//! where replicas should be ([`placement`]), and which of them are moving. A stop entry carries the slot of the directory that began its
-//! move; a shard refuses one from before its last.
+//! A shard's membership is its own last chosen configuration. It changes by a stop entry in the shard's log, which
+//! names the next voters. The directory does not vote on that entry; it learns the result from a report. The directory
+//! decides which gateways exist, from that where replicas should be ([`Placement`]), and which replicas move now. A
+//! stop entry carries the directory slot that began its move, and a shard refuses a stop entry with an older slot than
+//! its last one.
 //!
-//! # How a gateway comes and goes
-//! An operator has a one-time token made; the directory keeps its hash with what it admits ([`DirectoryCommand::Invite`]). A new box shows
-//! the token with its key and its data folder's incarnation, and gets a number that no gateway ever had ([`DirectoryCommand::Join`]).
-//! It learns the directory, becomes active, and the ring gives it its share. Before it leaves it drains: leaders and devices go, then replicas.
-//! One that is dead is removed at once: its replicas are made anew elsewhere from those that are left.
+//! # Life of a gateway
+//! 1. An operator requests a one-time token. The directory keeps the token's hash and what it admits
+//!    ([`DirectoryCommand::Invite`]).
+//! 2. A new box presents the token, its key and the incarnation of its data folder, and receives a number that no
+//!    gateway had before ([`DirectoryCommand::Join`]).
+//! 3. It learns the directory and becomes active. From then on the ring gives it its share of the replicas.
+//! 4. To leave, it drains: leaders and devices go first, then replicas. Then an operator removes it.
 //!
-//! A replacement takes over weight, zone, role and place in the ring when it becomes active. Until then the one that it replaces stays as
-//! it is, for a new box may never come up. The replaced gateway is removed when it holds no replica any more.
+//! A dead gateway can be removed at once. The planner then has its replicas rebuilt elsewhere from the remaining ones.
 //!
-//! A gateway that comes back with another data folder or key is refused: it may have forgotten votes. It joins as a new one.
+//! A replacement takes over weight, zone, role and position in the ring when it becomes active. Until then the replaced
+//! gateway keeps its state, because the new box may never come up. The planner removes the replaced gateway when it no
+//! longer holds a replica.
+//!
+//! A gateway that returns with another data folder or key is refused, because it may have forgotten votes. It can join
+//! as a new gateway.
 //!
 //! # Genesis
-//! Slot 0 is what the site's settings say ([`Genesis`]): gateways, all of them active, and for each shard the ring's placement as configuration
-//! 1. It needs no agreement: every gateway computes the same bytes. Keys and incarnations come with the first announcements.
+//! Slot 0 follows from the site's settings ([`Genesis`]): all their gateways, active, and for each shard the ring's
+//! placement as configuration 1. It needs no agreement, because every gateway computes the same bytes. Keys and
+//! incarnations follow with the gateways' first announcements.
 //!
 //! # Requests
-//! A command that an operator caused carries the key of the request. One that is sent again has the outcome of the first, whatever the
-//! state is by then; a key with another command is refused.
+//! A command that an operator caused carries an idempotency key ([`RequestKey`]). A repeated request gets the outcome
+//! of the first one, whatever the state is by then. The same key with another command is refused.
 //!
 //! # Invariants
-//! - Invariant: slots are applied in order, each once; the same proposals give the same snapshot bytes, restored on the way or not.
-//! - Invariant: no number is given to a second gateway, and no key or data folder is admitted twice, as long as its tombstone is kept.
-//! - Invariant: a gateway that is gone stays so.
+//! - Invariant: slots are applied in order, each once; the same proposals give the same snapshot bytes, whether or not
+//!   a replica was restored from a snapshot in between.
+//! - Invariant: no number is given to a second gateway, and no key or data folder is admitted twice as long as the
+//!   tombstone is kept.
+//! - Invariant: a gateway that is gone stays gone.
 //! - Invariant: at least one active gateway holds data.
-//! - Invariant: no two active gateways stand in one place of the ring.
-//! - Invariant: a group's configuration never goes back, and a number has one set of voters.
-//! - Invariant: at most one replica of a group moves, and at most [`MAX_MOVES_ENTRIES`] of the site.
-//! - Invariant: the level never goes back, and every gateway that is not gone understands it.
-//! - Invariant: a removal that is not forced leaves each group a majority, and a replica that is not known as bad.
-//! - Invariant: a command that is refused changes nothing but the elapsed time.
+//! - Invariant: no two active gateways have the same position in the ring.
+//! - Invariant: the number of a group's configuration never decreases, and one number never gets other voters.
+//! - Invariant: at most one replica of a group moves at a time, and at most [`MAX_MOVES_ENTRIES`] in the whole site.
+//! - Invariant: the level never decreases, and every gateway that is not gone understands it.
+//! - Invariant: unless forced, a removal leaves every group in which the gateway votes a majority, and a full gateway
+//!   whose replica is not reported as unsound.
+//! - Invariant: a refused command changes nothing, except that its request is remembered.
 //!
 //! # Limits
-//! [`MAX_GATEWAYS`](crate::ring::MAX_GATEWAYS) gateways at a time; [`MAX_TOMBSTONES_ENTRIES`] that are gone (of those beyond, the highest
-//! number alone is kept); [`MAX_INVITATIONS_ENTRIES`] open invitations; [`MAX_REQUESTS_ENTRIES`] requests. Time is elapsed time, which the leaders
-//! count; no wall clock matters. What is left of a shard when a gateway goes is judged by the shard's last report, and by the move under way:
-//! whoever proposes a removal has the shards report first.
+//! - At most [`MAX_GATEWAYS`](crate::ring::MAX_GATEWAYS) gateways at a time, [`MAX_INVITATIONS_ENTRIES`] open
+//!   invitations, and [`MAX_REQUESTS_ENTRIES`] remembered requests.
+//! - [`MAX_TOMBSTONES_ENTRIES`] tombstones, and beyond these only tombstones of gateways that still vote in a reported
+//!   configuration. Without its tombstone, a gateway's key and data folder are forgotten, but its number is not given
+//!   again.
+//! - All times are elapsed time, which the leaders of the directory group count. Wall clocks play no part.
+//! - A removal is judged by the last report of each group and by the group's move under way. Whoever proposes a removal
+//!   therefore has the groups report first.
 //!
 //! # Left out
-//! Principals, roles and operators' signatures; withdrawing an invitation (it expires); recovering a site whose majority is lost; who
-//! leads within a shard (the first of its voters is preferred); moving by the devices' real load.
+//! Principals, roles and operators' signatures; withdrawal of an invitation (it expires); recovery of a site that has
+//! lost its majority; leadership within a shard (the first voter is preferred); moves by the actual load from devices.
 //!
-//! Sources: Lamport, Malkhi, Zhou, "Vertical Paxos and Primary-Backup Replication" (2009) and "Reconfiguring a State Machine" (2010), for
-//! an auxiliary group and stop entries; Ongaro, "Consensus: Bridging Theory and Practice" (2014), chapter 4, for one member at a time and
-//! learners first; Bortnikov et al., "Reconfigurable State Machine Replication from Non-Reconfigurable Building Blocks" (2012).
+//! Sources: Lamport, Malkhi, Zhou, "Vertical Paxos and Primary-Backup Replication" (2009) and "Reconfiguring a State
+//! Machine" (2010), for an auxiliary group and stop entries; Ongaro, "Consensus: Bridging Theory and Practice" (2014),
+//! chapter 4, for one member at a time and learners first; Bortnikov et al., "Reconfigurable State Machine Replication
+//! from Non-Reconfigurable Building Blocks" (2012).
 
 mod command;
 mod configuration;
@@ -105,40 +122,41 @@ use selvedge_types::time::ElapsedMs;
 use snapshot::MAX_COUNT;
 use std::collections::BTreeMap;
 
-/// The group that holds the directory, where groups are numbered as shards are. No shard has this number.
+/// The directory group's number where groups are numbered like shards. No shard has this number.
 pub const DIRECTORY_GROUP: ShardId = ShardId(u16::MAX);
 
 /// The number of a group's configuration at genesis.
 pub const FIRST_CONFIGURATION: u32 = 1;
 
-/// A group, as texts name it.
+/// A group, displayed as `the directory` or `shard s7`.
 struct Group(ShardId);
 
-/// Why a replica of the directory must stop: what it holds is no longer the directory, or would not be after this slot.
+/// Why a replica of the directory must stop: if it skipped this slot, its state would diverge from the other replicas'.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DirectoryHalt {
-    /// Not the next slot.
-    #[error("directory: slot {found} was to be applied, but {expected} is next")]
+    #[error(
+        "directory: slot {found} can't be applied, because slot {expected} is next; restore the directory from a snapshot"
+    )]
     Slot { expected: u64, found: u64 },
-    /// A chosen value that this release can't read.
-    #[error("directory: what was chosen in slot {slot} can't be read: {why}")]
+    /// The chosen value is damaged, or a newer release wrote it.
+    #[error("directory: the value chosen in slot {slot} can't be read: {why}")]
     Undecodable { slot: u64, why: String },
 }
 
-/// What becomes of a command that is applied.
+/// The result of one command, before a refusal becomes a [`DirectoryOutcome`].
 type DirectoryResult = Result<DirectoryOutcome, DirectoryRefusal>;
 
 /// The state of the directory group, as one replica has applied it.
 #[derive(Debug, Clone)]
 pub struct Directory {
     state: State,
-    /// Derived: where shards should be.
+    /// Derived from the gateways in `state`, and not part of snapshots.
     placement: Placement,
-    /// The placement is older than the gateways.
+    /// The gateways changed in this slot, so `placement` is computed again at its end.
     is_stale: bool,
 }
 
-/// All that is replicated.
+/// The replicated state: the same bytes on every replica, and all that a snapshot holds.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 struct State {
     slot: u64,
@@ -154,10 +172,10 @@ struct State {
 }
 
 impl Directory {
-    /// The directory of a site that begins.
+    /// The directory of a new site, at slot 0.
     ///
     /// # Errors
-    /// When there is no ring with such gateways, or an address can't be kept.
+    /// When the ring refuses these gateways, or an address is empty, too long or has control characters.
     pub fn genesis(genesis: &Genesis) -> Result<Self, GenesisError> {
         let (gateways, configurations) = genesis.begin()?;
         Ok(Self::from_state(State {
@@ -179,10 +197,11 @@ impl Directory {
         Self { state, placement, is_stale: false }
     }
 
-    /// Applies what slot `slot` holds: a [`DirectoryProposal`]. Returns what became of its commands, in their order.
+    /// Applies the value of slot `slot`, an encoded [`DirectoryProposal`]. Returns the outcomes of its commands, in
+    /// their order.
     ///
     /// # Errors
-    /// [`DirectoryHalt`] when this directory can't go on; it has not changed, and is to be dropped.
+    /// [`DirectoryHalt`] when this directory can't go on. It is unchanged, and the caller must drop it.
     pub fn apply(&mut self, slot: u64, value: &[u8]) -> Result<Vec<DirectoryOutcome>, DirectoryHalt> {
         let expected = self.state.slot.saturating_add(1).min(MAX_COUNT);
         if slot != expected {
@@ -191,7 +210,7 @@ impl Directory {
         let proposal = DirectoryProposal::decode(value)
             .map_err(|e| DirectoryHalt::Undecodable { slot, why: e.to_string() })?;
         self.state.slot = slot;
-        // Never back, and never so far ahead that nothing could come due after it.
+        // Elapsed time never decreases, and the cap leaves room for deadlines after it.
         self.state.elapsed = self.state.elapsed.max(proposal.elapsed).min(ElapsedMs(MAX_COUNT));
         self.state.invitations.expire(self.state.elapsed);
         let outcomes = proposal.commands.iter().map(|(request, command)| match request {
@@ -245,83 +264,84 @@ impl Directory {
         result.unwrap_or_else(DirectoryOutcome::Refused)
     }
 
-    /// The last slot that was applied.
+    /// The last applied slot; 0 at genesis.
     pub fn slot(&self) -> u64 {
         self.state.slot
     }
 
-    /// The elapsed time of the last proposal that was applied.
+    /// The greatest elapsed time of all applied proposals.
     pub fn elapsed(&self) -> ElapsedMs {
         self.state.elapsed
     }
 
-    /// When time alone changes something; a proposal is due then.
+    /// When the next invitation expires. The leader should propose [`DirectoryCommand::Elapsed`] then.
     pub fn next_due(&self) -> Option<ElapsedMs> {
         self.state.invitations.next_due()
     }
 
-    /// The level of forms that may be used.
+    /// The level up to which gateways may use new formats; every gateway understands it.
     pub fn level(&self) -> u32 {
         self.state.level
     }
 
-    /// How many shards the site has, for ever.
+    /// The site's number of shards, which never changes.
     pub fn shards(&self) -> u16 {
         self.state.shards
     }
 
-    /// How many replicas of each shard are wanted.
+    /// How many replicas each shard should have. A site with too few gateways has fewer.
     pub fn replicas(&self) -> usize {
         usize::from(self.state.replicas)
     }
 
-    /// A gateway that is not gone.
+    /// The record of a gateway, unless it is unknown or gone.
     pub fn gateway(&self, id: GatewayId) -> Option<&GatewayRecord> {
         self.state.gateways.all.get(&id).filter(|g| g.state != GatewayState::Gone)
     }
 
-    /// All gateways that are not gone, by their numbers.
+    /// All gateways that are not gone, ordered by number.
     pub fn gateways(&self) -> impl Iterator<Item = (GatewayId, &GatewayRecord)> {
         self.state.gateways.living()
     }
 
-    /// The gateways that are gone and still known.
+    /// The gateways that are gone and whose tombstones are kept, ordered by number.
     pub fn tombstones(&self) -> impl Iterator<Item = (GatewayId, &GatewayRecord)> {
         self.state.gateways.all.iter().filter(|(_, g)| g.state == GatewayState::Gone).map(|(id, g)| (*id, g))
     }
 
-    /// The highest number that a gateway ever had.
+    /// The highest number that was ever given to a gateway.
     pub fn highest_id(&self) -> GatewayId {
         self.state.gateways.highest
     }
 
-    /// The gateway with this key, if it is not gone: by this a link's peer is admitted.
+    /// The gateway with this key, if it is not gone. Links authenticate their peers by this.
     pub fn by_key(&self, key: GatewayKey) -> Option<GatewayId> {
         self.gateways().find(|(_, g)| g.key == Some(key)).map(|(id, _)| id)
     }
 
-    /// The active gateway that took a gateway's place.
+    /// The active gateway that took over this gateway's position in the ring.
     pub fn replacement_of(&self, id: GatewayId) -> Option<GatewayId> {
         let ring_id = self.gateway(id)?.ring_id;
         self.state.gateways.in_place_of(id, ring_id, GatewayState::Active)
     }
 
-    /// Whether a gateway votes in a group, or is on its way into one.
+    /// Whether a gateway votes in a group, or a move is bringing it into one.
     pub fn holds_place(&self, id: GatewayId) -> bool {
         self.state.configurations.has_voter(id) || self.moves().values().any(|m| m.comes == Some(id))
     }
 
-    /// What a group last reported; [`DIRECTORY_GROUP`] is one of them. Nothing for one that the site does not have.
+    /// The last reported configuration of a shard or of [`DIRECTORY_GROUP`]; `None` if the site has no such group.
     pub fn configuration(&self, shard: ShardId) -> Option<&ShardConfiguration> {
         self.state.configurations.0.get(&shard)
     }
 
-    /// What all groups last reported, the directory group last.
+    /// The last reported configurations of all groups, the directory group last.
     pub fn configurations(&self) -> impl Iterator<Item = (ShardId, &ShardConfiguration)> {
         self.state.configurations.0.iter().map(|(shard, c)| (*shard, c))
     }
 
-    /// The voters that a group should have as it is now, the preferred leader first; [`DIRECTORY_GROUP`] is one of them.
+    /// The voters that a shard or [`DIRECTORY_GROUP`] should have, given its present voters; the preferred leader
+    /// first.
     pub fn wanted(&self, shard: ShardId) -> Vec<GatewayId> {
         let current = self.configuration(shard).map_or(&[][..], |c| &c.voters);
         match shard {
@@ -330,27 +350,27 @@ impl Directory {
         }
     }
 
-    /// Where the ring places shards.
+    /// The placement by the present gateways. Unlike [`wanted`](Self::wanted), it ignores the shards' present voters.
     pub fn placement(&self) -> &Placement {
         &self.placement
     }
 
-    /// Moves under way, by group.
+    /// The moves under way, by group; at most [`MAX_MOVES_ENTRIES`].
     pub fn moves(&self) -> &BTreeMap<ShardId, ShardMove> {
         &self.state.moves.under_way
     }
 
-    /// Whether moves are paused.
+    /// Whether an operator paused all moves.
     pub fn is_paused(&self) -> bool {
         self.state.moves.paused
     }
 
-    /// How many bytes per second all moves of the site may take together.
+    /// The bandwidth limit for all moves of the site together.
     pub fn rate_bytes_per_s(&self) -> u64 {
         self.state.moves.rate_bytes_per_s
     }
 
-    /// Open invitations, by the hashes of their tokens.
+    /// The open invitations, by the hashes of their tokens.
     pub fn invitations(&self) -> &BTreeMap<TokenHash, Invitation> {
         &self.state.invitations.open
     }

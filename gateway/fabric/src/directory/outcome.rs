@@ -1,4 +1,4 @@
-//! What became of a command: done, or refused with what is wrong and what to do about it.
+//! Outcomes of commands, with the texts of refusals.
 
 use super::gateway::{GatewayState, MAX_ADDRESS_BYTES, MAX_ZONE_BYTES};
 use super::invitation::{MAX_INVITATION_MS, MAX_INVITATIONS_ENTRIES};
@@ -9,130 +9,144 @@ use bincode::{Decode, Encode};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::ElapsedMs;
 
-/// What became of a command.
+/// The outcome of a command. Snapshots keep those of operators' requests.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum DirectoryOutcome {
     Done,
-    /// It was so already.
+    /// The state was already as the command wants it.
     Unchanged,
-    /// The token is good until then, by the directory's elapsed time.
+    /// The invitation is open.
     Invited {
+        /// In the directory's elapsed time.
         expires: ElapsedMs,
     },
-    /// The new gateway has this number, for ever.
+    /// The box joined, and keeps this number for good.
     Joined {
         gateway: GatewayId,
     },
-    /// The move is known by its shard and this slot.
+    /// The move began. Its shard and this slot identify it.
     Begun {
         since: u64,
     },
-    /// Nothing changed.
     Refused(DirectoryRefusal),
 }
 
-/// Why a command changed nothing. The texts are for people: what is wrong, and what to do.
+/// Why a command changed nothing. The texts tell operators what is wrong and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Encode, Decode)]
 pub enum DirectoryRefusal {
-    #[error("the site has no gateway {0}: list its gateways")]
+    #[error("the site has no gateway {0}: check the number against the site's list of gateways")]
     UnknownGateway(GatewayId),
-    #[error("gateway {0} was removed for good, and its number is not given again: invite a new gateway")]
+    #[error("gateway {0} was removed for good: invite a new gateway")]
     Gone(GatewayId),
-    #[error("gateway {0} is {1}: only one that is joining can be activated")]
+    #[error("gateway {0} is {1}: only a joining gateway can be activated")]
     NotJoining(GatewayId, GatewayState),
-    #[error("gateway {0} is {1}: only an active one can be drained; remove one that never became active")]
+    #[error(
+        "gateway {0} is {1}: only an active gateway can be drained; remove a gateway that never became active"
+    )]
     NotActive(GatewayId, GatewayState),
-    #[error("gateway {0} is {1}: only one that is draining can resume")]
+    #[error("gateway {0} is {1}: only a draining gateway can resume")]
     NotDraining(GatewayId, GatewayState),
-    #[error("gateway {gateway} is replaced by {by}: remove {by} first, if it is not to be")]
+    #[error("gateway {gateway} is being replaced by {by}: to cancel the replacement, remove {by} first")]
     Replaced { gateway: GatewayId, by: GatewayId },
-    #[error("gateway {0} is the last active one that holds data: add another first")]
+    #[error("gateway {0} is the last active gateway that holds data: add another gateway first")]
     LastFull(GatewayId),
     #[error(
-        "without gateway {gateway}, {} has {left} of {voters} voters left, which is no majority: wait until its replicas have moved \
-         (drain it, or add a gateway), or force the removal and then recover the site from what is left",
+        "without gateway {gateway}, {} keeps {left} of {voters} voters, which is not a majority: drain the gateway or add another, and \
+         wait until its replicas have moved; or force the removal, and then recover the site from the remaining replicas",
         Group(*shard)
     )]
     NoMajority { gateway: GatewayId, shard: ShardId, left: u8, voters: u8 },
     #[error(
-        "gateway {gateway} has the only good replica of {}: wait until the others have caught up, or force the removal and lose what \
-         only it has",
+        "gateway {gateway} has the only good replica of {}: wait until the others have caught up, or force the removal and lose the \
+         data that only it has",
         Group(*shard)
     )]
     LastGoodReplica { gateway: GatewayId, shard: ShardId },
-    #[error("weight {0}: weights are 1 to {MAX_WEIGHT}; drain a gateway to take everything from it")]
+    #[error(
+        "weight {0} is out of range: give 1 to {MAX_WEIGHT}, or drain the gateway to move everything off it"
+    )]
     Weight(u32),
     #[error(
-        "an address can't be kept: give host and port of at most {MAX_ADDRESS_BYTES} bytes, without control characters; the one for \
-         other gateways is needed"
+        "an address is not valid: give host and port in at most {MAX_ADDRESS_BYTES} bytes without control characters; the address for \
+         other gateways is mandatory"
     )]
     Address,
-    #[error("a zone is 1 to {MAX_ZONE_BYTES} bytes without control characters, or left out")]
+    #[error(
+        "the zone is not valid: give 1 to {MAX_ZONE_BYTES} bytes without control characters, or leave it out"
+    )]
     Zone,
-    #[error("the site knows no invitation with this token: check it, or have another one made")]
+    #[error("the site knows no invitation with this token: check the token, or request another one")]
     InvitationUnknown,
-    #[error("this token was used by gateway {0}: have another one made")]
+    #[error("gateway {0} has already joined with this token: request another one")]
     InvitationUsed(GatewayId),
-    #[error("the time of this token is up: have another one made")]
+    #[error("this token has expired: request another one")]
     InvitationExpired,
-    #[error("there is an invitation with this token already: draw another token")]
+    #[error("an invitation with this token already exists or has ended: draw another token")]
     InvitationKnown,
-    #[error("{0} ms: an invitation stays open for 1 to {MAX_INVITATION_MS} ms")]
+    #[error("an invitation can't stay open for {0} ms: give 1 to {MAX_INVITATION_MS} ms")]
     InvitationTime(u64),
     #[error(
-        "{MAX_INVITATIONS_ENTRIES} invitations are open, and there may not be more: wait until one is used or its time is up"
+        "{MAX_INVITATIONS_ENTRIES} invitations are open, which is the maximum: wait until one is used or expires"
     )]
     TooManyInvitations,
-    #[error("the site has {MAX_GATEWAYS} gateways, and there may not be more: remove one first")]
+    #[error("the site has {MAX_GATEWAYS} gateways, which is the maximum: remove one first")]
     TooManyGateways,
-    #[error("all numbers of gateways were given: the site has to be set up anew")]
+    #[error("all gateway numbers have been used: set up a new site")]
     NoNumberLeft,
-    #[error("this key is that of gateway {0}: let the new gateway start with an empty data folder")]
+    #[error("this key belongs to gateway {0}: start the new gateway with an empty data folder")]
     KeyKnown(GatewayId),
-    #[error("this data folder is that of gateway {0}: let the new gateway start with an empty one")]
+    #[error("this data folder belongs to gateway {0}: start the new gateway with an empty one")]
     IncarnationKnown(GatewayId),
     #[error(
-        "gateway {0} comes with another data folder or key than it was admitted with: it may have forgotten votes; replace it by a new \
+        "gateway {0} has another data folder or key than when it was admitted, so it may have forgotten votes: replace it with a new \
          gateway"
     )]
     NotTheSame(GatewayId),
-    #[error("the gateway understands level {found} at most, and the site is at {level}: update it first")]
+    #[error(
+        "the gateway understands levels up to {found}, but the site is at level {level}: update the gateway first"
+    )]
     LevelTooLow { found: u32, level: u32 },
-    #[error("level {found}: the site is at {level} already, and a level never goes back")]
+    #[error("the site is already at level {level} and can't go back to level {found}")]
     LevelBack { found: u32, level: u32 },
-    #[error("level {level} is not understood by {}: update these gateways, or remove them", list(gateways))]
+    #[error("level {level} is too new for {}: update these gateways, or remove them", list(gateways))]
     NotUnderstood { level: u32, gateways: Vec<GatewayId> },
-    #[error("the site has no shard {0}")]
+    #[error("the site has no shard {0}: check the number against the site's list of shards")]
     NoShard(ShardId),
-    #[error("{}: a configuration has a number, 1 to {MAX_REPLICAS} voters, and names each known gateway once", Group(*.0))]
+    #[error(
+        "{}: the reported configuration is not valid: it needs a number above 0 and 1 to {MAX_REPLICAS} voters, and can name only \
+         known gateways, each once",
+        Group(*.0)
+    )]
     BadConfiguration(ShardId),
-    #[error("{}: configuration {number} was reported with other voters", Group(*shard))]
+    #[error("{}: configuration {number} is already known with other voters", Group(*shard))]
     Contradiction { shard: ShardId, number: u32 },
-    #[error("{}: a replica of it is moving already, and one moves at a time", Group(*.0))]
+    #[error("{}: a replica is already moving; wait until that move ends", Group(*.0))]
     MoveUnderWay(ShardId),
-    #[error("{MAX_MOVES_ENTRIES} replicas are moving, and not more do at a time")]
+    #[error("{MAX_MOVES_ENTRIES} replicas are moving, which is the maximum: wait until a move ends")]
     TooManyMoves,
     #[error("moves are paused: continue them first")]
     Paused,
-    #[error("{}: a move needs somebody who leaves or comes, and not the same", Group(*.0))]
+    #[error("{}: a move must add or drop a gateway, and can't do both with the same one", Group(*.0))]
     EmptyMove(ShardId),
-    #[error("{}: gateway {gateway} does not vote in it and can't leave it", Group(*shard))]
+    #[error("{}: gateway {gateway} is not a voter, so it can't be dropped", Group(*shard))]
     NoVoter { shard: ShardId, gateway: GatewayId },
-    #[error("{}: gateway {gateway} votes in it already", Group(*shard))]
+    #[error("{}: gateway {gateway} is already a voter", Group(*shard))]
     VoterAlready { shard: ShardId, gateway: GatewayId },
-    #[error("{}: nobody would vote in it, or more than {MAX_REPLICAS}", Group(*.0))]
+    #[error("{}: after this move it would have no voter, or more than {MAX_REPLICAS}", Group(*.0))]
     Voters(ShardId),
-    #[error("gateway {0} is not active, and only an active one takes a replica")]
+    #[error("gateway {0} is not active, and only active gateways take replicas")]
     ComesInactive(GatewayId),
-    #[error("{}: it has configuration {configuration} by now: plan again", Group(*shard))]
+    #[error("{}: its configuration is now {configuration}: plan the move again", Group(*shard))]
     Superseded { shard: ShardId, configuration: u32 },
-    #[error("{}: no such move is under way", Group(*.0))]
+    #[error("{}: this move is not under way; it has ended, or never began", Group(*.0))]
     NoMove(ShardId),
-    #[error("{}: more bytes are done than there are", Group(*.0))]
+    #[error("{}: the move reports more bytes done than its total", Group(*.0))]
     Progress(ShardId),
-    #[error("{0} bytes per second: the rate of moves is {MIN_RATE_BYTES_PER_S} to {MAX_RATE_BYTES_PER_S}")]
+    #[error(
+        "{0} bytes per second is out of range for moves: give {MIN_RATE_BYTES_PER_S} to {MAX_RATE_BYTES_PER_S}"
+    )]
     Rate(u64),
-    #[error("this idempotency key was used for another request: draw a key for each request")]
+    #[error("this idempotency key was used for another request: draw a new key for each request")]
     KeyReused,
 }
 
