@@ -1,4 +1,4 @@
-//! What a slot of the directory group holds: commands.
+//! The directory group's commands, and the proposal that carries them in a slot.
 
 use super::configuration::ShardConfiguration;
 use super::gateway::{GatewayAddresses, GatewayKey};
@@ -11,31 +11,33 @@ use selvedge_types::time::ElapsedMs;
 /// Format version of [`DirectoryProposal`] frames.
 pub const DIRECTORY_PROPOSAL_VERSION: u8 = 1;
 
-/// What an operator's program calls one request, however often it sends it.
+/// The idempotency key of an operator's request. The client draws it, and sends the same key when it repeats the
+/// request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub struct RequestKey(pub [u8; 16]);
 
-/// The value of one slot.
+/// The value of one slot: commands, and the time at which they apply.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 pub struct DirectoryProposal {
-    /// What the leaders of the directory group have counted on their monotonic clocks. Never below that of a lower slot.
+    /// The elapsed time that the leaders of the directory group have counted on their monotonic clocks. An honest
+    /// leader never proposes less than in a lower slot; if one does, the greater time stays.
     pub elapsed: ElapsedMs,
-    /// Applied in this order, each with the key of the request that it comes from, if an operator made one.
+    /// Applied in this order. A command that an operator requested carries the request's key.
     pub commands: Vec<(Option<RequestKey>, DirectoryCommand)>,
 }
 
 impl DirectoryProposal {
-    /// One command without a request, at a time.
+    /// A proposal of one command that no operator requested.
     pub fn of(elapsed: ElapsedMs, command: DirectoryCommand) -> Self {
         Self { elapsed, commands: vec![(None, command)] }
     }
 
-    /// As bytes.
+    /// Encodes the proposal as a frame of [`DIRECTORY_PROPOSAL_VERSION`].
     pub fn encode(&self) -> Vec<u8> {
         frame::encode(DIRECTORY_PROPOSAL_VERSION, self)
     }
 
-    /// From bytes. A slot without any, as a new leader may open its ballot with, holds no command.
+    /// Decodes a slot's value. An empty value, with which a new leader may open its ballot, holds no command.
     ///
     /// # Errors
     /// When the frame is damaged or of another version.
@@ -47,98 +49,101 @@ impl DirectoryProposal {
     }
 }
 
-/// The version of a slot's value, if it is one that this release does not know.
+/// The format version of a slot's value, if this release does not know it.
 pub fn unknown_directory_version(value: &[u8]) -> Option<u8> {
     value.first().copied().filter(|version| *version != DIRECTORY_PROPOSAL_VERSION)
 }
 
-/// What the directory can be told. New ones come last.
+/// A change to the directory. New variants go last, since the encoding numbers them.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum DirectoryCommand {
-    /// An operator has a one-time token made.
+    /// Opens an invitation for a one-time token that an operator requested.
     Invite {
         token: TokenHash,
-        /// How long it is open, in elapsed time; at most [`MAX_INVITATION_MS`](super::MAX_INVITATION_MS).
+        /// How long the invitation stays open, in elapsed time; at most
+        /// [`MAX_INVITATION_MS`](super::MAX_INVITATION_MS).
         lasts_ms: u64,
         admits: Admission,
     },
-    /// A new box shows a token. It gets a number.
+    /// Admits a new box that presents a token, and gives it a number.
     Join(Box<JoinRequest>),
-    /// A joining gateway has learned the directory: it takes places from now on, and the one that it replaces drains.
+    /// A joining gateway has learned the directory. It becomes active, and the gateway that it replaces starts to
+    /// drain.
     Activate { gateway: GatewayId },
-    /// A gateway tells at its start who and where it is.
+    /// A gateway announces its identity and addresses at its start.
     Announce(Box<Announcement>),
-    /// A gateway is to be emptied, for maintenance or for good.
+    /// Empties a gateway, for maintenance or before its removal.
     Drain { gateway: GatewayId },
-    /// One that drains is to stay.
+    /// Ends a drain: the gateway is active again.
     Resume { gateway: GatewayId },
-    /// A gateway leaves for good, whether it can be reached or not. Its proposer has the groups in which it votes report first, for what is
-    /// left of them is judged by the last report.
+    /// Removes a gateway for good, whether or not it can be reached. The directory judges the removal by the last
+    /// reports of the groups in which the gateway votes, so the proposer has these report first.
     Remove {
         gateway: GatewayId,
-        /// Though a shard may lose its majority or its last good replica.
+        /// Remove it even if a shard loses its majority or its last good replica.
         force: bool,
-        /// Replicas that can't be relied on, as the leader of the directory group knows it: damaged, behind, or out of reach.
+        /// Replicas that the leader of the directory group knows to be damaged, behind or unreachable.
         unsound: Vec<UnsoundReplica>,
     },
-    /// A gateway is to take more or less.
+    /// Changes a gateway's weight, and with it its share of the replicas.
     Reweigh { gateway: GatewayId, weight: u32 },
-    /// A group has this configuration; [`DIRECTORY_GROUP`](super::DIRECTORY_GROUP) is one of them.
+    /// The configuration that a shard or the directory group ([`DIRECTORY_GROUP`](super::DIRECTORY_GROUP)) has chosen.
     Report { shard: ShardId, configuration: ShardConfiguration },
-    /// One replica of a group is to move.
+    /// Begins a move of one replica of a group.
     BeginMove {
         shard: ShardId,
-        /// Who leaves.
+        /// The voter to drop; `None` if a replica is added.
         leaves: Option<GatewayId>,
-        /// Who comes.
+        /// The gateway to add; `None` if a replica is taken away.
         comes: Option<GatewayId>,
-        /// The configuration that it was planned for.
+        /// The number of the configuration that the move was planned for. Another one by then refuses the move.
         configuration: u32,
     },
-    /// How far a move is.
+    /// Records how much of a move's data the new replica holds.
     Progress { shard: ShardId, since: u64, done_bytes: u64, total_bytes: u64 },
-    /// A move is given up. One that succeeds ends with the report of its shard.
+    /// Gives a move up. A move that succeeds ends with the report of its group.
     EndMove { shard: ShardId, since: u64 },
-    /// No replica moves until further notice.
+    /// Stops all moves and all other planning until [`Continue`](Self::Continue).
     Pause,
-    /// They move again.
+    /// Ends a pause. The moves that were under way go on from where they were.
     Continue,
-    /// How many bytes per second all moves may take together.
+    /// Sets the bandwidth limit for all moves together.
     SetRate { bytes_per_s: u64 },
-    /// From here on, forms of this level may be used.
+    /// Allows the formats of this level. Every gateway must understand it already.
     Upgrade { level: u32 },
-    /// Time has passed.
+    /// Changes nothing itself: its proposal only advances the elapsed time.
     Elapsed,
 }
 
-/// A new box asks to be let in.
+/// A new box's request for admission.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct JoinRequest {
     pub token: TokenHash,
-    /// Its data folder.
+    /// The random number that identifies its data folder.
     pub incarnation: u128,
     pub key: GatewayKey,
     pub addresses: GatewayAddresses,
+    /// Used unless the operator named a zone in the invitation.
     pub zone: Option<String>,
-    /// The highest level that it understands.
+    /// The highest level that its release understands.
     pub level: u32,
 }
 
-/// A gateway tells who and where it is.
+/// A gateway's identity and addresses, as it announces them at its start.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Announcement {
     pub gateway: GatewayId,
-    /// Its data folder.
+    /// The random number that identifies its data folder.
     pub incarnation: u128,
     pub key: GatewayKey,
     pub addresses: GatewayAddresses,
-    /// Nothing: as it is known.
+    /// `None` keeps the known zone.
     pub zone: Option<String>,
-    /// The highest level that it understands.
+    /// The highest level that its release understands.
     pub level: u32,
 }
 
-/// A replica that its shard can't rely on.
+/// A replica that is damaged, behind or unreachable, and so does not count as a good copy of its shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct UnsoundReplica {
     pub shard: ShardId,

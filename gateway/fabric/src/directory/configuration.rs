@@ -1,4 +1,4 @@
-//! What the groups reported of themselves: each shard decides on its own configuration, and the directory repeats the newest.
+//! The configurations that groups reported: each shard chooses its own, and the directory keeps the newest.
 
 use crate::ring::{MAX_GATEWAYS, MAX_REPLICAS};
 use bincode::{Decode, Encode};
@@ -8,21 +8,21 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The configuration of a group, as one of its members reported it.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct ShardConfiguration {
-    /// From 1, one more with each stop entry.
+    /// Starts at 1; each stop entry adds one.
     pub number: u32,
-    /// Who votes, the preferred leader first.
+    /// The preferred leader comes first. At most [`MAX_REPLICAS`].
     pub voters: Vec<GatewayId>,
-    /// Who learns. These change within a configuration, and the last report of it counts.
+    /// Learners may change within a configuration; the last report of it wins.
     pub learners: Vec<GatewayId>,
 }
 
 impl ShardConfiguration {
-    /// How many voters a decision takes.
+    /// How many of the voters are a majority.
     pub fn majority(&self) -> usize {
         majority(self.voters.len())
     }
 
-    /// Whether it can be one, however wrong: its bounds, and nobody in it twice.
+    /// Whether the number and the lists are within their bounds, and no gateway is named twice.
     pub(super) fn is_sound(&self) -> bool {
         let all: BTreeSet<GatewayId> = self.voters.iter().chain(&self.learners).copied().collect();
         self.number > 0
@@ -32,17 +32,17 @@ impl ShardConfiguration {
     }
 }
 
-/// How many of so many voters a decision takes.
+/// How many of `voters` voters are a majority.
 pub(super) fn majority(voters: usize) -> usize {
     voters / 2 + 1
 }
 
-/// What became of a report.
+/// How a report relates to the known configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reported {
     News,
     Known,
-    /// The same number with other voters.
+    /// The report has the known number, but other voters.
     Contradicts,
 }
 
@@ -51,7 +51,7 @@ pub(super) enum Reported {
 pub(super) struct Configurations(pub BTreeMap<ShardId, ShardConfiguration>);
 
 impl Configurations {
-    /// Takes a report in: an older one changes nothing. Nothing for a group that the site does not have.
+    /// Applies a report; an older one changes nothing. Returns `None` if the site has no such group.
     pub fn report(&mut self, group: ShardId, found: &ShardConfiguration) -> Option<Reported> {
         let known = self.0.get_mut(&group)?;
         Some(match found.number.cmp(&known.number) {
@@ -65,7 +65,7 @@ impl Configurations {
         })
     }
 
-    /// Whether a gateway votes anywhere.
+    /// Whether a gateway votes in any group.
     pub fn has_voter(&self, gateway: GatewayId) -> bool {
         self.0.values().any(|c| c.voters.contains(&gateway))
     }

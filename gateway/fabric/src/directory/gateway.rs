@@ -1,4 +1,4 @@
-//! The gateways of a site, for ever: those that are there, and a tombstone for each that has gone.
+//! The records of a site's gateways, and the tombstones of those that were removed.
 
 use crate::ring::{MAX_GATEWAYS, MAX_WEIGHT};
 use bincode::{Decode, Encode};
@@ -8,16 +8,17 @@ use selvedge_types::time::ElapsedMs;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// The longest address of a gateway.
+/// The longest address (host and port) of a gateway.
 pub const MAX_ADDRESS_BYTES: usize = 255;
 /// The longest name of a zone.
 pub const MAX_ZONE_BYTES: usize = 32;
-/// How many tombstones are kept. The number of one that is dropped is not given again all the same.
+/// How many tombstones are kept; those of gateways that still vote in a reported configuration are kept beyond that.
+/// The number of a dropped tombstone is not given again either.
 pub const MAX_TOMBSTONES_ENTRIES: usize = 1024;
 /// The level that every release understands.
 pub const FIRST_LEVEL: u32 = 1;
 
-/// What a gateway is there for.
+/// Whether a gateway holds data, or only votes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
 pub enum GatewayRole {
     /// Holds replicas, leads, and accepts devices.
@@ -27,16 +28,16 @@ pub enum GatewayRole {
     Witness,
 }
 
-/// How far a gateway has come in its site.
+/// The stage of a gateway's life cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub enum GatewayState {
-    /// It was admitted and learns the directory. It takes no place yet.
+    /// Admitted, and learning the directory. The ring does not place replicas on it yet.
     Joining,
-    /// It takes places.
+    /// The ring places replicas on it.
     Active,
-    /// Its leaders, devices and replicas leave it.
+    /// Its leaders, devices and replicas are moving away.
     Draining,
-    /// It was removed for good: a tombstone.
+    /// Removed for good. The record is a tombstone.
     Gone,
 }
 
@@ -51,26 +52,26 @@ impl fmt::Display for GatewayState {
     }
 }
 
-/// Where a gateway is reached: host and port each. `mqtt` and `http` are empty until it tells them.
+/// A gateway's addresses, each host and port. `mqtt` and `http` are empty until the gateway announces them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 pub struct GatewayAddresses {
-    /// By the other gateways.
+    /// For the links from other gateways.
     pub peer: String,
-    /// By devices.
+    /// For devices' MQTT connections.
     pub mqtt: String,
-    /// By operators and programs.
+    /// For operators and programs.
     pub http: String,
 }
 
 impl GatewayAddresses {
-    /// Whether they can be kept and shown; `peer` is needed.
+    /// Whether the lengths are within [`MAX_ADDRESS_BYTES`] without control characters; only `peer` is mandatory.
     pub(super) fn is_sound(&self) -> bool {
         let may_miss = |text: &str| text.is_empty() || is_text(text, MAX_ADDRESS_BYTES);
         is_text(&self.peer, MAX_ADDRESS_BYTES) && may_miss(&self.mqtt) && may_miss(&self.http)
     }
 }
 
-/// Whether a text from outside can be kept and shown.
+/// Whether a text from outside has 1 to `most_bytes` bytes and no control characters.
 pub(super) fn is_text(text: &str, most_bytes: usize) -> bool {
     (1..=most_bytes).contains(&text.len()) && !text.chars().any(char::is_control)
 }
@@ -83,34 +84,34 @@ pub(super) fn is_zone(zone: Option<&str>) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub struct GatewayKey(pub [u8; 32]);
 
-/// What the directory knows of a gateway.
+/// The directory's record of a gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct GatewayRecord {
-    /// Its data folder; nothing before a gateway of genesis told it.
+    /// Identifies its data folder. `None` until a gateway of genesis announces itself.
     pub incarnation: Option<u128>,
-    /// Nothing before a gateway of genesis told it.
+    /// `None` until a gateway of genesis announces itself.
     pub key: Option<GatewayKey>,
     /// Empty in a tombstone.
     pub addresses: GatewayAddresses,
-    /// How much it takes in relation to others; 1 to [`MAX_WEIGHT`].
+    /// Its share of the replicas in relation to the other gateways; 1 to [`MAX_WEIGHT`].
     pub weight: u32,
-    /// What it fails together with.
+    /// Gateways with the same zone name are likely to fail together. `None` if it shares no zone.
     pub zone: Option<String>,
     pub role: GatewayRole,
     pub state: GatewayState,
-    /// The number by which the ring places it: its own, or that of the gateway that it replaces. So a replacement takes over exactly
-    /// the replicas of the one before it.
+    /// The number by which the ring places it: its own, or the `ring_id` of the gateway that it replaces, so that the
+    /// replacement takes over exactly the same replicas.
     pub ring_id: GatewayId,
     /// The highest level that its release understands.
     pub level: u32,
-    /// The slot that changed it last.
+    /// The last slot that changed this record.
     pub changed: u64,
-    /// The elapsed time since which it is in its state.
+    /// The elapsed time at which it entered its state.
     pub since: ElapsedMs,
 }
 
 impl GatewayRecord {
-    /// Whether it is active and holds state.
+    /// Whether it is active and holds data.
     pub fn is_active_full(&self) -> bool {
         self.state == GatewayState::Active && self.role == GatewayRole::Full
     }
@@ -118,7 +119,7 @@ impl GatewayRecord {
     pub(super) fn enter(&mut self, state: GatewayState, now: ElapsedMs) {
         (self.state, self.since) = (state, now);
         if state == GatewayState::Gone {
-            // Key and incarnation stay: neither is ever admitted again.
+            // Key and incarnation stay, so that neither is admitted again.
             (self.addresses, self.zone) = (GatewayAddresses::default(), None);
         }
     }
@@ -134,7 +135,7 @@ impl GatewayRecord {
     }
 }
 
-/// All gateways, and the highest number that was ever given.
+/// All gateways and tombstones, and the highest number that was ever given.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(super) struct Gateways {
     pub all: BTreeMap<GatewayId, GatewayRecord>,
@@ -142,12 +143,12 @@ pub(super) struct Gateways {
 }
 
 impl Gateways {
-    /// Those that are not gone.
+    /// All gateways that are not gone, ordered by number.
     pub fn living(&self) -> impl Iterator<Item = (GatewayId, &GatewayRecord)> {
         self.all.iter().filter(|(_, g)| g.state != GatewayState::Gone).map(|(id, g)| (*id, g))
     }
 
-    /// Active ones that hold state.
+    /// The active gateways that hold data, ordered by number.
     pub fn active_full(&self) -> impl Iterator<Item = (GatewayId, &GatewayRecord)> {
         self.living().filter(|(_, g)| g.is_active_full())
     }
@@ -156,12 +157,12 @@ impl Gateways {
         self.all.get(&id).map(|g| g.state)
     }
 
-    /// Whether there ever was such a gateway: a tombstone may have been dropped.
+    /// Whether this number was given at some time. The record may be missing, because its tombstone was dropped.
     pub fn may_have_been(&self, id: GatewayId) -> bool {
         id <= self.highest
     }
 
-    /// The number of the next gateway; nothing if all were given.
+    /// The number for the next gateway; `None` when all numbers were given.
     pub fn next_id(&self) -> Option<GatewayId> {
         if canary::makes(Canary::IdUsedAgain) {
             return (1..=u16::MAX).map(GatewayId).find(|id| self.living().all(|(living, _)| living != *id));
@@ -169,13 +170,13 @@ impl Gateways {
         self.highest.0.checked_add(1).map(GatewayId)
     }
 
-    /// Another gateway that stands in the same place of the ring in this state.
+    /// Another gateway in this state that has the same `ring_id`.
     pub fn in_place_of(&self, id: GatewayId, ring_id: GatewayId, state: GatewayState) -> Option<GatewayId> {
         let same = |(other, g): &(GatewayId, &GatewayRecord)| *other != id && g.ring_id == ring_id;
         self.living().filter(same).find(|(_, g)| g.state == state).map(|(other, _)| other)
     }
 
-    /// Drops the oldest tombstones beyond the bound, but for those that `held` says are still needed.
+    /// Drops the oldest tombstones beyond [`MAX_TOMBSTONES_ENTRIES`], except those for which `held` returns true.
     pub fn drop_tombstones(&mut self, held: impl Fn(GatewayId) -> bool) {
         let tombstones: Vec<_> = self
             .all
@@ -193,7 +194,7 @@ impl Gateways {
         }
     }
 
-    /// Whether this can have come about.
+    /// Whether decoded gateways keep the directory's bounds and invariants.
     pub fn is_sound(&self, level: u32) -> bool {
         let mut places: Vec<GatewayId> =
             self.living().filter(|(_, g)| g.state == GatewayState::Active).map(|(_, g)| g.ring_id).collect();

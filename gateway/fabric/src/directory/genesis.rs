@@ -1,5 +1,5 @@
-//! What a site begins with: the gateways that its settings name. Every first gateway makes the same directory of it, without a word
-//! between them.
+//! The first state of a site, made from the gateways in its settings. Every gateway computes the same directory from
+//! the same settings, without communication.
 
 use super::configuration::{Configurations, ShardConfiguration};
 use super::gateway::{FIRST_LEVEL, GatewayAddresses, GatewayRecord, GatewayRole, GatewayState, Gateways};
@@ -10,37 +10,38 @@ use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::ElapsedMs;
 use std::collections::BTreeMap;
 
-/// A site as its settings have it.
+/// The settings from which a directory begins. Every gateway of the site must have the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Genesis {
     pub shards: u16,
+    /// Wanted replicas per shard.
     pub replicas: usize,
-    /// In any order.
+    /// The order does not matter.
     pub gateways: Vec<FirstGateway>,
 }
 
-/// One of the gateways that a site begins with.
+/// A gateway in the settings of a new site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FirstGateway {
     pub id: GatewayId,
     pub weight: u32,
-    /// Where the others reach it.
+    /// The address (host and port) at which other gateways reach it.
     pub peer: String,
 }
 
-/// Why settings make no directory.
+/// Why no directory can be made from settings.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GenesisError {
-    /// Shards, replicas, weights or numbers of gateways.
+    /// The ring refuses the number of shards or replicas, a weight, or the gateways' numbers.
     #[error(transparent)]
     Ring(#[from] RingError),
-    /// An address that can't be kept.
+    /// The address is empty, too long, or has control characters.
     #[error("gateway {0}: its peer address has to be a host and port of at most 255 bytes")]
     Address(GatewayId),
 }
 
 impl Genesis {
-    /// The gateways, and the first configuration of each shard and of the directory group: what the ring says.
+    /// The gateways, and configuration 1 of each shard and of the directory group as the placement gives it.
     pub(super) fn begin(&self) -> Result<(Gateways, Configurations), GenesisError> {
         let members: Vec<Member> =
             self.gateways.iter().map(|g| Member { id: g.id, weight: g.weight }).collect();

@@ -1,4 +1,4 @@
-//! How many failures a site stands.
+//! How many failures a site can still tolerate.
 
 use super::configuration::majority;
 use super::plan::Seen;
@@ -6,19 +6,20 @@ use super::{Directory, Group};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::fmt;
 
-/// How far the groups of a site are from standing still.
+/// The groups that have lost their majority, or lose it with one more failure.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SiteHealth {
-    /// Groups of whose voters no majority can be reached.
+    /// Groups without a reachable majority of voters.
     pub standing_still: Vec<ShardId>,
-    /// Groups that stand still when one more of their voters fails.
+    /// Groups that lose their majority when one more reachable voter fails.
     pub one_failure_away: Vec<ShardId>,
-    /// How many active full gateways there are, and how many replicas are wanted, if that is more and no witness makes up for it.
+    /// The number of active full gateways and the number of wanted replicas, if a shard gets fewer voters than wanted,
+    /// even with a witness.
     pub too_few: Option<(usize, usize)>,
 }
 
 impl Directory {
-    /// How far each group is from standing still, as its voters are seen now.
+    /// Counts the reachable voters of each group. A voter counts as reachable if it is in `seen` and not gone.
     pub fn health(&self, seen: &Seen) -> SiteHealth {
         let mut health = SiteHealth::default();
         for (shard, configuration) in self.configurations() {

@@ -1,4 +1,4 @@
-//! Invitations: what a one-time token admits, by the token's hash, until it is used or its time is up.
+//! Invitations: what each one-time token admits. They are kept by the token's hash until they are used or expire.
 
 use super::gateway::{GatewayRole, is_zone};
 use crate::ring::MAX_WEIGHT;
@@ -7,41 +7,41 @@ use selvedge_types::ids::GatewayId;
 use selvedge_types::time::ElapsedMs;
 use std::collections::{BTreeMap, VecDeque};
 
-/// The most invitations that are open at a time.
+/// How many invitations may be open at a time.
 pub const MAX_INVITATIONS_ENTRIES: usize = 64;
-/// How many that have ended are remembered, so that whoever comes too late is told why it is not admitted.
+/// How many ended invitations are remembered, so that a box with an old token learns why it is refused.
 pub const MAX_ENDED_INVITATIONS_ENTRIES: usize = 64;
-/// The longest time that an invitation stays open, in elapsed time: seven days.
+/// The longest time that an invitation can stay open, in elapsed time: seven days.
 pub const MAX_INVITATION_MS: u64 = 7 * 24 * 3_600 * 1_000;
 
-/// The SHA-256 of a one-time token. The token itself is known to the operator and the new box alone.
+/// The SHA-256 of a one-time token. Only the operator and the new box know the token itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub struct TokenHash(pub [u8; 32]);
 
-/// What an operator wants to let in.
+/// The terms of an operator's invitation.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 pub struct Admission {
-    /// Ignored where a gateway is replaced: the new one takes over its role.
+    /// Ignored for a replacement, which takes over the role of the replaced gateway.
     pub role: GatewayRole,
-    /// The gateway that goes once the new one is active.
+    /// The gateway that drains, and is then removed, once the new one is active.
     pub replaces: Option<GatewayId>,
-    /// Nothing: that of the replaced gateway, or 1.
+    /// `None` takes the weight of the replaced gateway, or 1.
     pub weight: Option<u32>,
-    /// Nothing: what the new gateway says, or else that of the replaced one.
+    /// `None` takes the zone that the new gateway names, or else that of the replaced gateway.
     pub zone: Option<String>,
 }
 
-/// An invitation that is open. What it takes over from a replaced gateway was settled when it was made, for that one may be gone when
-/// the new one comes.
+/// An open invitation. It copies what the new gateway takes over from the replaced one, because that one may be gone
+/// when the new gateway joins.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Invitation {
     pub role: GatewayRole,
     pub weight: u32,
-    /// The zone that the operator named.
+    /// The zone that the operator named, if any.
     pub zone: Option<String>,
-    /// Which gateway is replaced, its place in the ring, and its zone.
+    /// The replaced gateway, its `ring_id` and its zone.
     pub replaces: Option<(GatewayId, GatewayId, Option<String>)>,
-    /// By the directory's elapsed time.
+    /// In the directory's elapsed time.
     pub expires: ElapsedMs,
 }
 
@@ -52,16 +52,15 @@ impl Invitation {
     }
 }
 
-/// How an invitation ended.
+/// Why an invitation is no longer open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub enum InvitationEnd {
-    /// This gateway used it.
+    /// The gateway that joined with it.
     Used(GatewayId),
-    /// Its time was up.
     Expired,
 }
 
-/// Open invitations and the last that ended.
+/// The open invitations, and the last ones that ended (at most [`MAX_ENDED_INVITATIONS_ENTRIES`]).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 pub(super) struct Invitations {
     pub open: BTreeMap<TokenHash, Invitation>,
@@ -69,7 +68,7 @@ pub(super) struct Invitations {
 }
 
 impl Invitations {
-    /// How the invitation with this token ended, as far as that is remembered.
+    /// How the invitation with this token ended; `None` if it is open, unknown or forgotten.
     pub fn end_of(&self, token: TokenHash) -> Option<InvitationEnd> {
         self.ended.iter().rev().find(|(of, _)| *of == token).map(|(_, end)| *end)
     }
@@ -83,19 +82,19 @@ impl Invitations {
         }
     }
 
-    /// Ends those whose time is up.
+    /// Ends all invitations that have expired by `now`.
     pub fn expire(&mut self, now: ElapsedMs) {
         let due = self.open.iter().filter(|(_, invitation)| invitation.expires <= now);
         let due: Vec<TokenHash> = due.map(|(token, _)| *token).collect();
         due.into_iter().for_each(|token| self.end(token, InvitationEnd::Expired));
     }
 
-    /// When the next one expires.
+    /// When the next open invitation expires.
     pub fn next_due(&self) -> Option<ElapsedMs> {
         self.open.values().map(|invitation| invitation.expires).min()
     }
 
-    /// Whether this can have come about by `now`.
+    /// Whether decoded invitations keep their bounds at the elapsed time `now`.
     pub fn is_sound(&self, now: ElapsedMs) -> bool {
         let open =
             |i: &Invitation| i.is_sound() && i.expires > now && i.expires.since(now) <= MAX_INVITATION_MS;

@@ -1,4 +1,4 @@
-//! How gateways come, change and go.
+//! Commands that admit, change and remove gateways.
 
 use super::command::{Announcement, JoinRequest, UnsoundReplica};
 use super::configuration::majority;
@@ -46,7 +46,7 @@ impl Directory {
         let state = &mut self.state;
         let Some(invitation) = state.invitations.open.get(&asked.token) else {
             return match state.invitations.end_of(asked.token) {
-                // It asks again, because it did not hear the answer.
+                // A retry: the box did not receive the first answer.
                 Some(InvitationEnd::Used(id)) if state.is_the_same(id, asked) => {
                     Ok(DirectoryOutcome::Joined { gateway: id })
                 }
@@ -99,7 +99,8 @@ impl Directory {
         }
         gateway.changed = slot;
         let ring_id = gateway.ring_id;
-        // The one that it replaces has nothing to do any more, or never came so far.
+        // An active gateway at this position in the ring now drains. One that never became active holds nothing, and
+        // goes.
         for (old, becomes) in
             [(GatewayState::Active, GatewayState::Draining), (GatewayState::Joining, GatewayState::Gone)]
         {
@@ -231,7 +232,7 @@ impl Directory {
 }
 
 impl State {
-    /// A gateway that is not gone.
+    /// The record of a gateway, or the refusal for one that is unknown or gone.
     fn living(&self, id: GatewayId) -> Result<&GatewayRecord, DirectoryRefusal> {
         match self.gateways.all.get(&id) {
             Some(gateway) if gateway.state != GatewayState::Gone => Ok(gateway),
@@ -245,13 +246,13 @@ impl State {
         self.gateways.all.get_mut(&id).ok_or(DirectoryRefusal::UnknownGateway(id))
     }
 
-    /// Whether the one that asks to join again is the one that did.
+    /// Whether a repeated join request comes from the box that joined as `id`.
     fn is_the_same(&self, id: GatewayId, asked: &JoinRequest) -> bool {
         let same = |g: &GatewayRecord| g.key == Some(asked.key) && g.incarnation == Some(asked.incarnation);
         self.living(id).is_ok_and(same)
     }
 
-    /// That nobody but `replaced` has its place in the ring, or is about to.
+    /// Refuses if another active or joining gateway already has this position in the ring.
     fn check_place(&self, replaced: GatewayId, ring_id: GatewayId) -> Result<(), DirectoryRefusal> {
         for state in [GatewayState::Active, GatewayState::Joining] {
             if let Some(by) = self.gateways.in_place_of(replaced, ring_id, state) {
@@ -261,7 +262,7 @@ impl State {
         Ok(())
     }
 
-    /// That no other gateway, gone ones included, has this key or data folder.
+    /// Refuses if a gateway other than `but`, tombstones included, has this key or data folder.
     fn check_unknown(
         &self,
         but: Option<GatewayId>,
@@ -287,17 +288,18 @@ impl State {
         }
     }
 
-    /// That another active full gateway stays.
+    /// Refuses if `id` is the only active gateway that holds data.
     fn check_not_last(&self, id: GatewayId) -> Result<(), DirectoryRefusal> {
         let mut full = self.gateways.active_full();
         let is_last = full.next().is_some_and(|(first, _)| first == id) && full.next().is_none();
         if is_last { Err(DirectoryRefusal::LastFull(id)) } else { Ok(()) }
     }
 
-    /// That every group in which a gateway votes keeps a majority without it, and somebody who has its data.
+    /// Refuses if a group in which `id` votes would be left without a majority, or without a good replica on a full
+    /// gateway.
     fn check_left(&self, id: GatewayId, unsound: &[UnsoundReplica]) -> Result<(), DirectoryRefusal> {
         let groups = self.configurations.0.iter().flat_map(|(shard, configuration)| {
-            // What a move under way makes of it may be chosen already.
+            // The stop entry of a move under way may be chosen already, so the next voters are checked as well.
             let next = self.moves.under_way.get(shard).map(|m| m.next_voters(configuration));
             next.into_iter().chain([configuration.voters.clone()]).map(move |voters| (shard, voters))
         });

@@ -1,48 +1,48 @@
-//! Moves under way: which replica comes where, which one leaves for it, and how far that is.
+//! Moves under way: which replica is added, which one is dropped, and how much of the data is copied.
 
 use super::configuration::ShardConfiguration;
 use bincode::{Decode, Encode};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 
-/// The most moves at a time: each is a replica that somebody reads and somebody writes beside their work.
+/// How many moves may be under way in a site. Each costs two gateways bandwidth and disk time besides their other work.
 pub const MAX_MOVES_ENTRIES: usize = 4;
-/// The least rate of moves that is accepted: below it a move may never end.
+/// The lowest accepted bandwidth limit for moves; below it, a move might never end.
 pub const MIN_RATE_BYTES_PER_S: u64 = 16 * 1024;
-/// The greatest rate of moves that is accepted.
+/// The highest accepted bandwidth limit for moves.
 pub const MAX_RATE_BYTES_PER_S: u64 = 1 << 30;
-/// The rate of all moves of the site together, unless somebody sets another.
+/// The bandwidth limit for all moves of the site together, until an operator sets another.
 pub const DEFAULT_RATE_BYTES_PER_S: u64 = 4 * 1024 * 1024;
 
-/// One replica of one group on its way.
+/// A change of one group's voters by one replica: one is added, one is dropped, or one replaces another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct ShardMove {
-    /// Who leaves; nobody where a replica is added.
+    /// The voter to drop; `None` if a replica is added.
     pub leaves: Option<GatewayId>,
-    /// Who comes; nobody where a replica is taken away.
+    /// The gateway to add; `None` if a replica is taken away.
     pub comes: Option<GatewayId>,
-    /// The slot in which it began. The stop entry of its shard names it.
+    /// The directory slot that began the move. The shard's stop entry carries it.
     pub since: u64,
     pub done_bytes: u64,
-    /// 0 before it is known.
+    /// 0 until the size is known.
     pub total_bytes: u64,
 }
 
 impl ShardMove {
-    /// The voters after it, in the order of `configuration`.
+    /// The voters after the move, in the order of `configuration`; the new one comes last.
     pub fn next_voters(&self, configuration: &ShardConfiguration) -> Vec<GatewayId> {
         let stay = configuration.voters.iter().copied().filter(|g| Some(*g) != self.leaves);
         stay.chain(self.comes.filter(|g| !configuration.voters.contains(g))).collect()
     }
 
-    /// Whether a configuration is what it was begun for.
+    /// Whether a configuration is the move's goal: the new voter is in, the old one out.
     pub fn is_done(&self, configuration: &ShardConfiguration) -> bool {
         let voters = &configuration.voters;
         self.leaves.is_none_or(|g| !voters.contains(&g)) && self.comes.is_none_or(|g| voters.contains(&g))
     }
 }
 
-/// All moves, and how they are carried out.
+/// All moves under way, and the operators' pause and bandwidth limit for them.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(super) struct Moves {
     pub under_way: BTreeMap<ShardId, ShardMove>,
@@ -57,10 +57,10 @@ impl Default for Moves {
 }
 
 impl Moves {
-    /// Whether this can have come about by `slot`.
+    /// Whether decoded moves keep their bounds at `slot`.
     pub fn is_sound(&self, slot: u64) -> bool {
         let sound = |m: &ShardMove| {
-            m.since <= slot && m.done_bytes <= m.total_bytes && m.leaves != m.comes // at least one, and not the same
+            m.since <= slot && m.done_bytes <= m.total_bytes && m.leaves != m.comes // not both `None`, and not the same
         };
         self.under_way.len() <= MAX_MOVES_ENTRIES
             && self.under_way.values().all(sound)

@@ -1,17 +1,22 @@
-//! Placement: which gateways each group should have. It follows from the gateways alone, and for the directory group also from who
-//! votes in it now.
+//! Placement: which gateways should vote in each group. It follows from the gateways; for the directory group, and with
+//! two gateways, also from the present voters.
 //!
-//! Shards follow the ring over the active full gateways, by weights and zones. A replacement stands in the ring where the gateway
-//! stood that it replaces, so nothing moves but that one's replicas.
+//! # Shards
+//! Shards follow the ring over the active full gateways, by weights and zones. A replacement has the ring position of
+//! the gateway that it replaces, so only that gateway's replicas move.
 //!
-//! A witness votes only where there are too few full gateways: an even number of them, and fewer than replicas are wanted. Then each
-//! shard has all of them and one witness, which makes the number odd. Two boxes and a witness survive the loss of any one so.
+//! A witness votes only if the number of full gateways is even and below the wanted number of replicas. Then every
+//! shard is on all full gateways and one witness, which makes the number of voters odd. In this way two full gateways
+//! and a witness survive the loss of any one of the three.
 //!
-//! Two full gateways keep two replicas of what has as many: the ring would place one (an even number of voters stands no more failures),
-//! but a site that shrinks to two gateways must not throw one of two copies away. What has one replica keeps one.
+//! With two full gateways and no witness the ring places one replica per shard, since an even number of voters
+//! tolerates no more failures than the odd number below it. But a site that shrinks to two gateways must not discard
+//! one of two copies: a group with more than one voter keeps both gateways, and a group with one voter keeps one.
 //!
-//! The directory group has up to five voters, an odd number, all of them full: those that vote now as long as they can, then others
-//! by their numbers, in as many zones as there are. Two full gateways take a witness, too.
+//! # The directory group
+//! The directory group has an odd number of voters, at most [`MAX_REPLICAS`], all of them full gateways. They are
+//! spread over as many zones as possible; among equals, present voters go before others, and lower numbers before
+//! higher ones. Two full gateways take a witness too; without one they also keep both copies.
 
 use super::gateway::{GatewayRole, GatewayState, Gateways};
 use crate::ring::{MAX_REPLICAS, Member, Ring};
@@ -19,7 +24,7 @@ use selvedge_types::ids::{GatewayId, ShardId};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-/// The voters that each shard should have.
+/// The voters that each shard should have by the gateways alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Placement {
     wanted: Vec<Vec<GatewayId>>,
@@ -38,7 +43,7 @@ impl Placement {
         }
         let witness =
             witness(gateways).filter(|_| members.len() < replicas && members.len().is_multiple_of(2));
-        // Beside a witness everybody has everything, and the ring says who leads.
+        // With a witness, every full gateway has every shard, and the ring only chooses the preferred leaders.
         let ring = Ring::zoned(shards, &members, &zones, if witness.is_some() { 1 } else { replicas });
         let Ok(ring) = ring else { return Self::default() }; // there is always an active gateway
         let wanted = (0..shards).map(|shard| {
@@ -58,14 +63,14 @@ impl Placement {
         Self { wanted: wanted.collect() }
     }
 
-    /// The gateways on which the ring places a shard, the preferred leader first; with the witness where it votes. Empty for a shard
-    /// that the site does not have.
+    /// The gateways on which the ring places a shard, the preferred leader first, and the witness if one votes. Empty
+    /// for a shard that the site does not have.
     pub fn wanted(&self, shard: ShardId) -> &[GatewayId] {
         self.wanted.get(usize::from(shard.0)).map_or(&[], Vec::as_slice)
     }
 }
 
-/// The voters that the directory group should have, when it has `current` ones.
+/// The voters that the directory group should have, given its present voters.
 pub(super) fn directory_voters(gateways: &Gateways, current: &[GatewayId]) -> Vec<GatewayId> {
     let mut free: Vec<(GatewayId, Option<&str>)> =
         gateways.active_full().map(|(id, g)| (id, g.zone.as_deref())).collect();
@@ -92,12 +97,12 @@ pub(super) fn directory_voters(gateways: &Gateways, current: &[GatewayId]) -> Ve
     voters
 }
 
-/// Whether there are two full gateways, and a group has more than one voter to lose.
+/// Whether a group keeps both copies: there are two full gateways, and it has more than one voter now.
 fn keeps_both(full: usize, current: &[GatewayId]) -> bool {
     full == 2 && current.len() > 1
 }
 
-/// The voters that a shard should have, when it has `current` ones.
+/// The voters that a shard should have, given its present voters.
 pub(super) fn shard_voters(
     placement: &Placement,
     gateways: &Gateways,
@@ -112,7 +117,7 @@ pub(super) fn shard_voters(
     wanted
 }
 
-/// The witness that votes where one is needed.
+/// The active witness with the lowest number. No other witness votes.
 fn witness(gateways: &Gateways) -> Option<GatewayId> {
     let mut witnesses = gateways.living().filter(|(_, g)| g.role == GatewayRole::Witness);
     witnesses.find(|(_, g)| g.state == GatewayState::Active).map(|(id, _)| id)

@@ -1,27 +1,34 @@
-//! The planner of moves: from what is chosen and what is seen to what is to be done now.
+//! The planner of moves: computes the next steps from the directory and from what the leader observes of the site.
 //!
-//! It keeps nothing. Whoever leads the directory group asks it now and then, and carries out the steps; a step that was carried out
-//! already, or twice, does no harm, because the directory or the shard refuses it. After a crash the next leader plans on from the state.
+//! The planner keeps no state. The leader of the directory group calls it at intervals and carries out the steps. A
+//! step that is carried out twice does no harm, because the directory or the shard refuses the second one. After a
+//! crash the next leader continues from the directory's state.
 //!
 //! # A move
 //! 1. A command begins it ([`DirectoryCommand::BeginMove`]).
-//! 2. Who comes learns ([`DirectoryStep::Learn`]) until it holds everything.
+//! 2. The new gateway learns ([`DirectoryStep::Learn`]) until it holds everything.
 //! 3. The shard chooses a stop entry that names the next voters ([`DirectoryStep::Stop`]).
 //! 4. The report of the next configuration ends the move.
 //!
-//! A move that has lost its purpose (its gateway was removed, a drain was resumed) is given up as long as no stop entry can be on its way,
-//! and completed otherwise. One whose newcomer can't take the replica now gives way to another that waits.
+//! When a move has lost its purpose (its gateway was removed, or a drain was resumed), the planner gives it up as long
+//! as no stop entry can be on its way, and completes it otherwise. A move whose new gateway is out of reach or has no
+//! room is given up if another move waits.
 //!
-//! # What moves first
-//! Voters that were removed are replaced first, since their shards have lost a replica. Then shards get replicas that they lack, then
-//! draining gateways are emptied, and last the load is levelled. Leaders and devices leave a draining gateway before its replicas, but at
-//! most [`DRAIN_FIRST_MS`] are given to them. The directory group goes before the shards.
+//! # Order of moves
+//! 1. Removed voters are replaced, since their shards have lost a replica.
+//! 2. Shards with too few replicas get more.
+//! 3. Draining gateways are emptied. Leaders and devices leave a draining gateway before its replicas, but the replicas
+//!    follow after [`DRAIN_FIRST_MS`] at the latest.
+//! 4. The load is balanced.
+//!
+//! Within each of these the directory group goes first.
 //!
 //! # What does not move
-//! - Nothing moves while moves are paused.
-//! - A dead gateway that is active keeps its places: it may be back in a minute, and copying its data elsewhere is an operator's
-//!   decision (drain, remove, replace).
-//! - A replica moves only while a majority of its shard can be reached, before the move and after it.
+//! - While moves are paused, the planner plans nothing: it activates, empties and removes no gateway either.
+//! - A dead gateway that is active keeps its replicas. It may be back in a minute, and copying its data elsewhere is an
+//!   operator's decision (drain, remove or replace it).
+//! - A replica moves only while a majority of its group can be reached, both of the present voters and of the next
+//!   ones.
 
 use super::command::DirectoryCommand;
 use super::configuration::{ShardConfiguration, majority};
@@ -32,67 +39,67 @@ use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::ElapsedMs;
 use std::collections::BTreeMap;
 
-/// How long a draining gateway is given to hand over leaders and devices before its replicas leave it all the same.
+/// How long a draining gateway has to hand over leaders and devices before its replicas move away anyway.
 pub const DRAIN_FIRST_MS: u64 = 60_000;
-/// Progress is noted when so many hundredths of a move were done since the last note.
+/// The planner records a move's progress when it has changed by more than this share of the total.
 const NOTED_PERCENT: u64 = 10;
 
-/// What the leader of the directory group sees.
+/// The observations of the directory group's leader.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Seen {
-    /// By the same clock as proposals.
+    /// From the same clock as the elapsed time of proposals.
     pub elapsed: ElapsedMs,
-    /// Those that can be reached, its own included.
+    /// The gateways that can be reached, the leader's own included.
     pub gateways: BTreeMap<GatewayId, SeenGateway>,
-    /// Of each group, those that learn, whether or not a move is under way.
+    /// The learners of each group, whether or not a move is under way.
     pub learners: BTreeMap<(ShardId, GatewayId), SeenLearner>,
 }
 
-/// What a gateway that can be reached reports.
+/// The report of a gateway that can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SeenGateway {
-    /// Its disk takes more replicas.
+    /// Whether its disk has room for more replicas.
     pub has_room: bool,
     /// How many groups it leads.
     pub leads: u32,
-    /// How many devices are connected to it.
+    /// How many devices are connected.
     pub devices: u32,
 }
 
-/// How far a learner is.
+/// How much of its group's data a learner holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SeenLearner {
     pub done_bytes: u64,
-    /// 0 before it is known.
+    /// 0 until the size is known.
     pub total_bytes: u64,
-    /// It holds snapshot, log and contents, up to what its leader sends now.
+    /// Whether it holds snapshot, log and contents up to what its leader sends now.
     pub is_ready: bool,
 }
 
-/// Something to be done now.
+/// One step for the leader of the directory group to carry out now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DirectoryStep {
-    /// Have this command chosen in the directory group.
+    /// Propose this command in the directory group.
     Propose(DirectoryCommand),
-    /// No replica of this gateway should lead.
+    /// Have this gateway hand over the leadership of all its groups.
     StopLeading { gateway: GatewayId },
-    /// The connections of this gateway should end, and no new ones begin.
+    /// Have this gateway close its devices' connections and accept no new ones.
     SendDevicesAway { gateway: GatewayId },
-    /// The group's leader should feed this gateway as a learner.
+    /// Have the group's leader send this gateway the group's data as a learner.
     Learn { shard: ShardId, gateway: GatewayId },
-    /// Have this stop entry chosen in the group.
+    /// Have the group choose this stop entry.
     Stop {
         shard: ShardId,
-        /// The configuration that ends.
+        /// The number of the configuration that ends.
         configuration: u32,
-        /// The voters of the next one, the preferred leader first.
+        /// The voters of the next configuration, the preferred leader first.
         next: Vec<GatewayId>,
-        /// The slot of the directory that the next configuration rests on.
+        /// The directory slot that began the move.
         directory_slot: u64,
     },
 }
 
-/// What is to be done now. In the order in which it matters.
+/// The steps to carry out now, the most important first; none while moves are paused.
 pub fn plan(directory: &Directory, seen: &Seen) -> Vec<DirectoryStep> {
     if directory.is_paused() {
         return Vec::new();
@@ -108,9 +115,9 @@ struct Planner<'a> {
     seen: &'a Seen,
 }
 
-/// A move that could begin.
+/// A move that can begin if fewer than [`MAX_MOVES_ENTRIES`] are under way.
 struct Candidate {
-    /// The lower, the sooner.
+    /// Lower goes first: 0 replaces a removed voter, 1 adds a missing one, 2 drains, 3 balances.
     urgency: u8,
     shard: ShardId,
     leaves: Option<GatewayId>,
@@ -132,7 +139,7 @@ impl Planner<'_> {
                 GatewayState::Draining => steps.extend(self.draining(id)),
                 _ => {}
             }
-            // All gateways know the directory.
+            // Every gateway learns the directory, including those that do not vote in it.
             let knows = |c: &ShardConfiguration| c.voters.contains(&id) || c.learners.contains(&id);
             if reached.is_some() && !directory.is_some_and(knows) {
                 steps.push(DirectoryStep::Learn { shard: DIRECTORY_GROUP, gateway: id });
@@ -150,7 +157,7 @@ impl Planner<'_> {
         if reached.is_some_and(|g| g.devices > 0) {
             steps.push(DirectoryStep::SendDevicesAway { gateway: id });
         }
-        // One that an operator drained stays until an operator removes it.
+        // Only a replaced gateway is removed here. One that an operator drained stays until an operator removes it.
         if self.directory.replacement_of(id).is_some() && !self.directory.holds_place(id) {
             let remove = DirectoryCommand::Remove { gateway: id, force: false, unsound: Vec::new() };
             steps.push(DirectoryStep::Propose(remove));
@@ -158,7 +165,7 @@ impl Planner<'_> {
         steps
     }
 
-    /// Steps of moves under way, and those that begin.
+    /// Steps of moves under way, and moves to begin.
     fn moves(&self) -> Vec<DirectoryStep> {
         let mut candidates: Vec<Candidate> = Vec::new();
         for (shard, configuration) in self.directory.configurations() {
@@ -181,7 +188,7 @@ impl Planner<'_> {
         steps
     }
 
-    /// What a move under way needs next.
+    /// The next steps of a move under way.
     fn go_on(&self, shard: ShardId, m: &ShardMove, somebody_waits: bool) -> Vec<DirectoryStep> {
         let end = || vec![DirectoryStep::Propose(DirectoryCommand::EndMove { shard, since: m.since })];
         let Some(configuration) = self.directory.configuration(shard) else { return end() };
@@ -196,7 +203,7 @@ impl Planner<'_> {
         let no_purpose = comes_to_no_purpose || m.leaves.is_some_and(|g| !may_leave(g));
         let next = m.next_voters(configuration);
         let can_stop = self.has_majority(voters) && self.has_majority(&next);
-        // Its stop entry may be on its way already.
+        // The stop entry may be on its way already.
         let may_be_chosen = m.comes.is_none_or(|g| self.is_ready(shard, g) && self.rank(g) > 0);
         if no_purpose && !(may_be_chosen && can_stop && !m.is_done(configuration)) {
             return end();
@@ -240,7 +247,7 @@ impl Planner<'_> {
         let may_leave = |g: &GatewayId| match self.rank(*g) {
             0 => true,
             1 => self.is_emptied(*g),
-            // An active one gives its place to another, or goes where there are too many.
+            // An active voter leaves in exchange for another gateway, or if there are too many voters.
             _ => {
                 if needs_more {
                     !lacks
@@ -257,7 +264,7 @@ impl Planner<'_> {
         let m = ShardMove { leaves, comes, since: 0, done_bytes: 0, total_bytes: 0 };
         let possible = self.has_majority(voters) && self.has_majority(&m.next_voters(configuration));
         if leaves == comes || !possible {
-            return None; // nobody comes or goes
+            return None; // both are `None`, or no majority can be reached
         }
         let urgency = match leaves.map(|g| self.rank(g)) {
             Some(0) => 0,
@@ -269,7 +276,7 @@ impl Planner<'_> {
         Some(Candidate { urgency, shard, leaves, comes, configuration })
     }
 
-    /// Who goes first: those that are gone, then those that drain, then the others.
+    /// The order in which voters leave: 0 for gone gateways, 1 for draining ones, 2 for all others.
     fn rank(&self, id: GatewayId) -> u8 {
         match self.directory.gateway(id).map(|g| g.state) {
             None => 0,
@@ -290,26 +297,27 @@ impl Planner<'_> {
         self.seen.learners.get(&(shard, id)).is_some_and(|l| l.is_ready)
     }
 
-    /// Whether leaders and devices have left a draining gateway, or have had their time.
+    /// Whether leaders and devices have left a draining gateway, it can't be reached, or [`DRAIN_FIRST_MS`] have
+    /// passed.
     fn is_emptied(&self, id: GatewayId) -> bool {
         let Some(reached) = self.seen.gateways.get(&id) else { return true };
         let since = self.directory.gateway(id).map_or(ElapsedMs(0), |g: &GatewayRecord| g.since);
         reached.leads == 0 && reached.devices == 0 || self.seen.elapsed.since(since) >= DRAIN_FIRST_MS
     }
 
-    /// Whether a voter may leave without another in its place: one that has to go anyway, or one of too many.
+    /// Whether a voter may leave without a successor: it is gone or draining, or there are more voters than wanted.
     fn may_shrink(&self, voters: &[GatewayId], wanted: &[GatewayId], leaves: GatewayId) -> bool {
         self.rank(leaves) < 2 || voters.len() > wanted.len()
     }
 
-    /// Whether a majority of these voters can be reached.
+    /// Whether a majority of these voters can be reached and is not gone.
     fn has_majority(&self, voters: &[GatewayId]) -> bool {
         let alive = |g: &&GatewayId| self.rank(**g) > 0 && self.seen.gateways.contains_key(*g);
         voters.iter().filter(alive).count() >= majority(voters.len())
     }
 }
 
-/// Those of the wanted order first.
+/// Sorts voters into the wanted order; those that are not wanted come last.
 fn in_order(mut voters: Vec<GatewayId>, wanted: &[GatewayId]) -> Vec<GatewayId> {
     voters.sort_by_key(|g| wanted.iter().position(|w| w == g).unwrap_or(wanted.len()));
     voters

@@ -1,4 +1,4 @@
-//! What shards report, and how moves begin, go on and end.
+//! Commands for reports of configurations, and for beginning, recording and ending moves.
 
 use super::configuration::{Reported, ShardConfiguration};
 use super::gateway::GatewayState;
@@ -25,7 +25,7 @@ impl Directory {
                 Err(DirectoryRefusal::Contradiction { shard, number: found.number })
             }
             Some(Reported::News) => {
-                // A move is of one configuration: the next one has it done, or was another's.
+                // A move belongs to one configuration. A newer one means that it is done or superseded.
                 if found.number > number {
                     state.moves.under_way.remove(&shard);
                 }

@@ -1,4 +1,4 @@
-//! Requests of operators, so that one that is sent again counts once.
+//! Idempotency of operators' requests: a repeated request gets the outcome of the first.
 
 use super::command::{DirectoryCommand, RequestKey};
 use super::outcome::DirectoryOutcome;
@@ -7,15 +7,16 @@ use selvedge_types::frame;
 use std::collections::VecDeque;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// How many requests are remembered.
+/// How many requests are remembered. A request that is repeated after as many others is applied again.
 pub const MAX_REQUESTS_ENTRIES: usize = 128;
 
-/// The last requests with what became of them, refusals included: whoever has mended the cause asks under another key.
+/// The last requests: key, fingerprint of the command, and outcome. A refusal is an outcome too; after mending its
+/// cause, an operator needs another key.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 pub(super) struct Requests(VecDeque<(RequestKey, u64, DirectoryOutcome)>);
 
 impl Requests {
-    /// The fingerprint and the outcome of a request that is known.
+    /// The fingerprint and the outcome of a remembered request.
     pub fn known(&self, key: RequestKey) -> Option<(u64, &DirectoryOutcome)> {
         self.0.iter().find(|(of, ..)| *of == key).map(|(_, fingerprint, outcome)| (*fingerprint, outcome))
     }
@@ -32,7 +33,8 @@ impl Requests {
     }
 }
 
-/// What two requests with one key must have in common: all that the operator said, and nothing that a gateway added.
+/// A hash of the parts of a command that come from the operator, which must be equal in all requests with one key. It
+/// leaves out what the gateway added.
 pub(super) fn fingerprint(command: &DirectoryCommand) -> u64 {
     match command {
         DirectoryCommand::Remove { gateway, force, .. } => {

@@ -1,7 +1,8 @@
-//! Snapshots of the directory: its state as bytes, and back.
+//! Snapshots of the directory.
 //!
-//! A frame ([`selvedge_types::frame`]) of the whole state, and the xxh3 of that. Two directories are in the same state if and only if
-//! their snapshots are the same bytes. The placement is derived and left out.
+//! A snapshot is a frame ([`selvedge_types::frame`]) of the whole state, followed by the frame's xxh3 as 8
+//! little-endian bytes. Two directories are in the same state if and only if their snapshots have the same bytes. The
+//! placement is derived, so snapshots leave it out.
 
 use super::gateway::GatewayState;
 use super::{DIRECTORY_GROUP, Directory, State};
@@ -11,27 +12,27 @@ use selvedge_types::ids::ShardId;
 use selvedge_types::time::ElapsedMs;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Format version of snapshots.
+/// Format version of directory snapshots.
 pub const DIRECTORY_SNAPSHOT_VERSION: u8 = 1;
-/// Far above any slot and any elapsed time that a site reaches, far below where counting on would overflow.
+/// The greatest slot and elapsed time: far more than a site reaches, and far enough from overflow.
 pub(super) const MAX_COUNT: u64 = 1 << 62;
 
-/// Why bytes are no snapshot of a directory.
+/// Why bytes can't be restored as a directory.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DirectoryRestoreError {
-    /// Cut short, or changed.
+    /// The checksum is wrong: the bytes were truncated or changed.
     #[error("directory snapshot: {0} bytes whose checksum is wrong; fetch it again from another gateway")]
     Damaged(usize),
-    /// Of another version, or not of this form.
+    /// The snapshot has another version, or can't be decoded.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// A part of the state that can't have come about.
+    /// This part of the state breaks a bound or an invariant.
     #[error("directory snapshot: the {0} can't be")]
     Unsound(&'static str),
 }
 
 impl Directory {
-    /// The state as bytes.
+    /// Encodes the state; the same state always gives the same bytes.
     pub fn snapshot(&self) -> Vec<u8> {
         let mut bytes = frame::encode(DIRECTORY_SNAPSHOT_VERSION, &self.state);
         let digest = xxh3_64(&bytes);
@@ -39,12 +40,12 @@ impl Directory {
         bytes
     }
 
-    /// The directory that gave `bytes`.
+    /// Restores a directory from a snapshot.
     ///
     /// # Errors
-    /// When `bytes` are damaged, of another version, or break a bound.
+    /// When `bytes` are damaged, have another version, or break a bound or an invariant.
     pub fn restore(bytes: &[u8]) -> Result<Self, DirectoryRestoreError> {
-        // The version first: how a snapshot of another one is checked is not known here.
+        // The version comes first, since another version may have another checksum.
         if let Some(found) = bytes.first().copied().filter(|v| *v != DIRECTORY_SNAPSHOT_VERSION) {
             let (what, known) = ("directory snapshot", DIRECTORY_SNAPSHOT_VERSION);
             return Err(FrameError::Version { what, found, known }.into());
@@ -61,14 +62,14 @@ impl Directory {
         Ok(Self::from_state(state))
     }
 
-    /// A 64-bit hash of the state, by which replicas are compared.
+    /// A 64-bit hash of the state, to compare replicas with each other.
     pub fn digest(&self) -> u64 {
         xxh3_64(&frame::encode(DIRECTORY_SNAPSHOT_VERSION, &self.state))
     }
 }
 
 impl State {
-    /// Names the part that can't have come about.
+    /// Checks a decoded state's bounds and invariants; the error names the part that breaks one.
     fn check(&self) -> Result<(), &'static str> {
         let sound = |holds: bool, what| if holds { Ok(()) } else { Err(what) };
         sound(self.slot <= MAX_COUNT && self.elapsed <= ElapsedMs(MAX_COUNT) && self.level > 0, "head")?;
