@@ -1,4 +1,5 @@
-//! The planner brings a site to where the ring wants it, whatever happened before, and moves no more than that takes.
+//! The planner brings every site to the placement that the ring wants, whatever happened before, with no unnecessary
+//! moves.
 
 use crate::site::*;
 use selvedge_fabric::directory::*;
@@ -14,7 +15,7 @@ fn living(site: &Site) -> Vec<GatewayId> {
     site.directory.gateways().map(|(id, _)| id).collect()
 }
 
-/// An operator changes something; what is refused is no harm.
+/// A random change by an operator. The directory may refuse it.
 fn change(site: &mut Site, random: &mut fastrand::Rng, zones: bool) {
     let all = living(site);
     let Some(gateway) = some(random, &all) else { return };
@@ -46,7 +47,7 @@ fn change(site: &mut Site, random: &mut fastrand::Rng, zones: bool) {
     }
 }
 
-/// Checks that each group is where it should be, and that the whole is balanced.
+/// Checks that each group has the voters it should have, and that the load is balanced.
 fn check_settled(site: &Site, said: &str) {
     let directory = &site.directory;
     let full: BTreeMap<GatewayId, &GatewayRecord> =
@@ -72,7 +73,7 @@ fn check_settled(site: &Site, said: &str) {
         }
         let wanted: BTreeSet<GatewayId> = directory.placement().wanted(shard).iter().copied().collect();
         if voters != wanted {
-            // Two gateways keep what both of them hold.
+            // Two gateways keep the shards that both of them hold.
             assert!(full.len() == 2 && wanted.len() == 1 && voters.len() == 2, "{shard}: {voters:?}, {said}");
         }
         if full.len() >= directory.replicas().max(3) {
@@ -92,7 +93,7 @@ fn check_settled(site: &Site, said: &str) {
             );
         }
     }
-    // Where all are alike, the bound is plain.
+    // With equal weights and no zones, the bound of the load is simple.
     if full.len() >= 3 && full.values().all(|g| g.weight == 1 && g.zone.is_none()) {
         let places: usize = directory
             .configurations()
@@ -104,7 +105,8 @@ fn check_settled(site: &Site, said: &str) {
     }
 }
 
-/// Gateways come, drain, go and fail, reports are late, the planner's host crashes; then all is well again, and it settles.
+/// Gateways join, drain, leave and fail, reports are late, and the planner's host crashes. Once all of that ends, the
+/// site settles.
 #[test]
 fn whatever_happened_the_site_comes_to_where_the_ring_wants_it() {
     let (mut copies, mut shrinks) = (0, 0);
@@ -143,7 +145,7 @@ fn whatever_happened_the_site_comes_to_where_the_ring_wants_it() {
             }
             for _ in 0..random.usize(..6) {
                 for step in plan(&site.directory, &site.seen) {
-                    // Some steps are lost.
+                    // About every fifth step is lost.
                     if random.u32(..5) > 0 {
                         site.carry_out(&step);
                     }
@@ -160,7 +162,7 @@ fn whatever_happened_the_site_comes_to_where_the_ring_wants_it() {
     assert!(copies > 1_000 && shrinks > 50, "{copies} copies, {shrinks} shrinks");
 }
 
-/// Replicas that the placement has where the shards do not have them.
+/// How many replicas the shards lack, compared with the voters they should have.
 fn missing(site: &Site) -> usize {
     let shards = site.directory.configurations().filter(|(shard, _)| *shard != DIRECTORY_GROUP);
     let missing = |(shard, c): (ShardId, &ShardConfiguration)| {

@@ -1,4 +1,4 @@
-//! The bytes of what is stored and sent: what a release has written once must be read for ever.
+//! Golden bytes of what the directory stores and sends: every later release must read them.
 
 use crate::site::*;
 use selvedge_fabric::directory::*;
@@ -9,7 +9,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Compares with a file, which `UPDATE_GOLDEN=1` writes.
+/// Compares bytes with a golden file; `UPDATE_GOLDEN=1` writes the file.
 fn golden(file: &str, bytes: &[u8]) {
     let path = format!("{}/tests/scripts/directory/{file}", env!("CARGO_MANIFEST_DIR"));
     let lines: Vec<String> = bytes.chunks(48).map(hex).collect();
@@ -20,7 +20,7 @@ fn golden(file: &str, bytes: &[u8]) {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), text, "{file}: a changed form needs a new version");
 }
 
-/// One of each command, in their order.
+/// One command of each variant, in the order of the enum.
 pub fn every_command() -> Vec<DirectoryCommand> {
     let (shard, gateway) = (ShardId(300), GatewayId(4));
     vec![
@@ -84,7 +84,7 @@ fn a_proposal_has_these_bytes() {
     assert_eq!(DirectoryProposal::decode(&proposal.encode()).unwrap(), proposal);
 }
 
-/// A site that has something of everything.
+/// A site with an entry in every part of the directory's state.
 pub fn eventful() -> Site {
     let mut site = Site::new(&genesis(4, 3, &[(1, 1), (2, 2), (5, 1)]));
     site.elapse(1_000);

@@ -1,4 +1,4 @@
-//! Bytes that no honest gateway sends: an error or a directory within its bounds, never a panic.
+//! Bytes that no honest gateway sends give an error or a directory within its bounds, never a panic.
 
 use crate::golden::{eventful, every_command};
 use crate::source::Source;
@@ -60,7 +60,7 @@ fn proposals_of_whatever_bytes() {
     assert!(read > 500 && halted > 500, "{read} read, {halted} halted");
 }
 
-/// A forger knows how the checksum is made.
+/// A forger can compute the checksum.
 #[test]
 fn snapshots_of_whatever_bytes_with_the_right_checksum() {
     let site = eventful();

@@ -1,4 +1,4 @@
-//! Bounds, requests that come again, and what the planner does where scripts would be long.
+//! Bounds, repeated requests, and cases of the planner that would make long scripts.
 
 use crate::site::*;
 use selvedge_fabric::directory::*;
@@ -31,7 +31,7 @@ fn invitations_are_bounded_and_so_is_what_is_known_of_those_that_ended() {
     let joined =
         |site: &mut Site, token| refused(site.tell(DirectoryCommand::Join(Box::new(join(token, token, 1)))));
     assert_eq!(joined(&mut site, 0), DirectoryRefusal::InvitationExpired);
-    // One more ends, and the first of those that ended is forgotten.
+    // One more invitation ends, so the first of the ended ones is forgotten.
     site.elapse(3_600_000);
     assert_eq!(joined(&mut site, 200), DirectoryRefusal::InvitationExpired);
     assert_eq!(joined(&mut site, 0), DirectoryRefusal::InvitationUnknown);
@@ -45,7 +45,7 @@ fn no_more_gateways_than_a_ring_takes_are_let_in() {
     site.tell(invite(9, Admission::default()));
     let join_one = DirectoryCommand::Join(Box::new(join(9, 9, 1)));
     assert_eq!(refused(site.tell(join_one.clone())), DirectoryRefusal::TooManyGateways);
-    // The invitation is still good when there is room.
+    // The invitation is still open when there is room again.
     let none = |site: &Site| (1..64).map(GatewayId).find(|id| !site.directory.holds_place(*id)).unwrap();
     assert_eq!(site.tell(remove(none(&site).0)), DirectoryOutcome::Done);
     assert_eq!(site.tell(join_one), DirectoryOutcome::Joined { gateway: GatewayId(65) });
@@ -56,7 +56,7 @@ fn a_request_that_comes_again_counts_once_as_long_as_it_is_remembered() {
     let mut site = Site::new(&genesis(2, 3, &[(1, 1), (2, 1), (3, 1), (4, 1)]));
     let key = |n: u8| Some(RequestKey([n; 16]));
     assert_eq!(site.tell_as(key(0), remove(4)), DirectoryOutcome::Done);
-    // What the leader adds is no part of the request.
+    // The leader's addition is not part of the request.
     let unsound = vec![UnsoundReplica { shard: ShardId(0), gateway: GatewayId(1) }];
     let again = DirectoryCommand::Remove { gateway: GatewayId(4), force: false, unsound };
     assert_eq!(site.tell_as(key(0), again), DirectoryOutcome::Done);
@@ -134,14 +134,14 @@ fn a_replacement_that_never_came_up_is_replaced_itself_and_the_old_one_stays() {
     assert_eq!(join_as(&mut site, 1), DirectoryOutcome::Joined { gateway: GatewayId(4) });
     site.settle();
     assert_eq!(site.directory.gateway(GatewayId(3)).unwrap().state, GatewayState::Active);
-    // The first box is dead on arrival. Once it is removed, there may be another.
+    // The first box never comes up. Once it is removed, another can replace gateway 3.
     assert_eq!(
         refused(site.tell(invite(2, replace(3)))),
         DirectoryRefusal::Replaced { gateway: GatewayId(3), by: GatewayId(4) }
     );
     assert_eq!(site.tell(remove(4)), DirectoryOutcome::Done);
     site.tell(invite(2, replace(3)));
-    // It takes the place over though the old one goes before it comes.
+    // The new box takes over the ring position even if the old gateway is removed before it joins.
     assert_eq!(site.tell(remove(3)), DirectoryOutcome::Done);
     assert_eq!(join_as(&mut site, 2), DirectoryOutcome::Joined { gateway: GatewayId(5) });
     site.up(GatewayId(5));

@@ -1,4 +1,4 @@
-//! What users and proofs rely on in the directory: its bytes, its answers, and that its planner brings a site where it should be.
+//! Tests of the directory: its bytes, its answers, its invariants, and that its planner reaches the wanted placement.
 
 #![allow(clippy::disallowed_methods)] // Scripts are files.
 

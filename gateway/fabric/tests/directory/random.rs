@@ -1,4 +1,4 @@
-//! Random commands, in any order: what must hold after each of them.
+//! Random commands in any order, with the directory's invariants checked after each of them.
 
 use crate::site::*;
 use selvedge_fabric::directory::*;
@@ -111,10 +111,10 @@ fn some_command(random: &mut fastrand::Rng, directory: &Directory) -> DirectoryC
     }
 }
 
-/// What was seen of a directory, and must not be undone.
+/// Facts from earlier slots that later slots must not undo.
 #[derive(Default)]
 struct Witnessed {
-    /// By number, the data folder that it was first given to.
+    /// By number: the data folder to which it was first given.
     given: BTreeMap<GatewayId, u128>,
     gone: Vec<GatewayId>,
     numbers: BTreeMap<ShardId, u32>,
@@ -160,7 +160,7 @@ impl Witnessed {
     }
 }
 
-/// Returns how many commands were done, and how many refused.
+/// Applies 300 random commands. Returns how many were done, and how many refused.
 fn run(seed: u64) -> (usize, usize) {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut directory = Directory::genesis(&genesis(SHARDS, 3, &[(1, 1), (2, 1), (4, 2)])).unwrap();
@@ -218,7 +218,7 @@ fn a_number_that_is_used_again_is_found() {
     assert!(why.contains("is used again") || why.contains("has come back"), "{why}");
 }
 
-/// Far more gateways than there may be at a time, one after the other.
+/// Adds and removes more gateways, one after the other, than there can be tombstones.
 #[test]
 fn numbers_are_never_given_again_though_tombstones_are_dropped() {
     let mut site = Site::new(&genesis(1, 1, &[(1, 1)]));

@@ -1,21 +1,22 @@
-//! Golden scripts of a site that grows: what an operator and the gateways tell the directory, and what the planner makes of it.
+//! Golden scripts of a site that changes: commands of operators and gateways to the directory, and the planner's steps.
 //!
-//! | Command | What happens |
+//! | Command | Effect |
 //! |---|---|
-//! | `site SHARDS REPLICAS gN...` | the site begins; gateways of weight 1 unless `gN:WEIGHT` is said |
-//! | `invite TOKEN [for MS] [replaces gN] [witness] [weight N] [zone Z]` | an operator has a token made |
-//! | `join TOKEN BOX [zone Z] [level N]` | a box shows the token; its key and data folder follow from its number |
-//! | `announce gN BOX [zone Z] [level N]` | a gateway tells who and where it is |
-//! | `activate gN`, `drain gN`, `resume gN`, `reweigh gN N` | |
-//! | `remove gN [force] [bad SHARD gN]...` | with replicas that can't be relied on |
-//! | `report SHARD #N gN...`, `begin SHARD #N [-gN] [+gN]`, `progress SHARD SLOT DONE TOTAL`, `end SHARD SLOT` | `directory` is one, too |
-//! | `pause`, `continue`, `rate N`, `upgrade N` | |
-//! | `key K COMMAND` | a request of an operator with this idempotency key |
-//! | `elapse MS` | time passes |
-//! | `up gN`, `down gN`, `full gN`, `leads gN N`, `devices gN N` | what is seen |
-//! | `plan` | the steps that are due, which nobody carries out |
-//! | `run N` | so many rounds of them are carried out, or until nothing is left to do |
-//! | `show`, `health`, `restore` | |
+//! | `site SHARDS REPLICAS gN...` | starts a site; gateways have weight 1 unless given as `gN:WEIGHT` |
+//! | `invite TOKEN [for MS] [replaces gN] [witness] [weight N] [zone Z]` | opens an invitation for an operator |
+//! | `join TOKEN BOX [zone Z] [level N]` | a box presents the token; its key and data folder follow from its number |
+//! | `announce gN BOX [zone Z] [level N]` | a gateway announces its identity and addresses |
+//! | `activate gN`, `drain gN`, `resume gN`, `reweigh gN N` | the command of that name |
+//! | `remove gN [force] [bad SHARD gN]...` | removes a gateway, with replicas reported as unsound |
+//! | `report SHARD #N gN...`, `begin SHARD #N [-gN] [+gN]`, `progress SHARD SLOT DONE TOTAL`, `end SHARD SLOT` | SHARD is `sN` or `directory` |
+//! | `pause`, `continue`, `rate N`, `upgrade N`, `elapsed` | the command of that name |
+//! | `key K COMMAND` | the command as an operator's request with this idempotency key |
+//! | `elapse MS` | advances the elapsed time |
+//! | `up gN`, `down gN`, `full gN`, `leads gN N`, `devices gN N` | sets what the planner observes |
+//! | `plan` | prints the planner's steps without carrying them out |
+//! | `run N` | plans and carries out the steps, at most N times |
+//! | `show`, `health` | prints the directory, or the site's health |
+//! | `restore` | restores the directory from its snapshot |
 
 use crate::golden_scripts::check;
 use crate::site::*;

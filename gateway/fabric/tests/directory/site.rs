@@ -1,5 +1,6 @@
-//! A site around a directory: shards that choose stop entries and report, learners that learn, gateways that come and go. What the
-//! planner wants is carried out here as the program will do it, and each stop is held against the rules of a shard.
+//! A simulated site around a directory: shards choose stop entries and report, learners receive data, gateways join and
+//! leave. It carries out the planner's steps as the program will do it, and checks each stop entry against the rules of
+//! a shard.
 
 use selvedge_fabric::directory::*;
 use selvedge_fabric::ring::MAX_REPLICAS;
@@ -7,7 +8,7 @@ use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::ElapsedMs;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How large every replica is.
+/// The size of every simulated replica.
 pub const REPLICA_BYTES: u64 = 1_000;
 
 pub fn genesis(shards: u16, replicas: usize, weights: &[(u16, u32)]) -> Genesis {
@@ -19,7 +20,7 @@ pub fn genesis(shards: u16, replicas: usize, weights: &[(u16, u32)]) -> Genesis 
     Genesis { shards, replicas, gateways: weights.iter().map(first).collect() }
 }
 
-/// A gateway's box: its data folder and its key follow from its number.
+/// The join request of box `number`, from which its data folder and key follow.
 pub fn join(token: u8, number: u8, level: u32) -> JoinRequest {
     JoinRequest {
         token: TokenHash([token; 32]),
@@ -43,15 +44,15 @@ pub fn invite(token: u8, admits: Admission) -> DirectoryCommand {
 pub struct Site {
     pub directory: Directory,
     pub seen: Seen,
-    /// What the shards have chosen, whether or not it was reported.
+    /// The configurations that the groups have chosen, reported or not.
     pub chosen: BTreeMap<ShardId, ShardConfiguration>,
-    /// The directory's slot in the last stop entry of each.
+    /// The directory slot in each group's last stop entry.
     stopped_by: BTreeMap<ShardId, u64>,
-    /// Replicas that were copied.
+    /// How many replicas of shards were copied.
     pub copies: usize,
-    /// Stop entries that took a replica away without another in its place.
+    /// How many stop entries of shards removed a replica without adding another.
     pub shrinks: usize,
-    /// Reports that are under way, as long as somebody holds them up.
+    /// Delayed reports; `None` while reports arrive at once.
     pub held_up: Option<Vec<DirectoryCommand>>,
     pub tokens: u8,
 }
@@ -91,7 +92,7 @@ impl Site {
         outcomes.remove(0)
     }
 
-    /// Lets a new box in, up to where it is active.
+    /// Invites, joins and activates a new gateway.
     pub fn add(&mut self, admits: Admission) -> GatewayId {
         self.tokens += 1;
         let token = self.tokens;
@@ -122,7 +123,7 @@ impl Site {
         }
     }
 
-    /// Hears all reports that somebody held up.
+    /// Delivers all delayed reports.
     pub fn hear_all(&mut self) {
         self.held_up.take().into_iter().flatten().for_each(|report| _ = self.tell(report));
     }
@@ -135,7 +136,8 @@ impl Site {
         }
     }
 
-    /// The shard's side of a stop entry: what it would refuse is refused, and what must never be asked of it fails the test.
+    /// The shard's side of a stop entry. It ignores what a shard would refuse, and panics on what must never be asked
+    /// of one.
     fn stop(&mut self, shard: ShardId, configuration: u32, next: &[GatewayId], directory_slot: u64) {
         let known = self.chosen[&shard].clone();
         if configuration != known.number {
@@ -163,7 +165,7 @@ impl Site {
         for gateway in next {
             self.seen.learners.remove(&(shard, *gateway));
         }
-        // All other gateways go on learning the directory.
+        // All other gateways continue to learn the directory.
         let mut learners = if shard == DIRECTORY_GROUP { known.learners } else { Vec::new() };
         learners.retain(|g| !next.contains(g));
         if shard == DIRECTORY_GROUP {
@@ -174,12 +176,12 @@ impl Site {
         self.report(shard, chosen);
     }
 
-    /// Carries out one step, and says what became of it if it was a command.
+    /// Carries out one step. Returns the outcome if the step was a command.
     pub fn carry_out(&mut self, step: &DirectoryStep) -> Option<DirectoryOutcome> {
         match step {
             DirectoryStep::Propose(command) => {
                 if let DirectoryCommand::Remove { .. } = command {
-                    // The shards are asked first, and there may be news.
+                    // The proposer has the shards report first, and the reports may change the plan.
                     self.hear_all();
                     if !plan(&self.directory, &self.seen).contains(step) {
                         return None;
@@ -205,7 +207,7 @@ impl Site {
         None
     }
 
-    /// Plans and carries out until nothing is left to do.
+    /// Plans and carries out steps until nothing is left to do.
     pub fn settle(&mut self) {
         for _ in 0..20_000 {
             let steps = plan(&self.directory, &self.seen);
