@@ -1,12 +1,13 @@
-//! The state of a site for operators: each gateway describes itself and its replicas, and [`Shards`] puts the answers
-//! together shard by shard. Any gateway does that for the whole site.
+//! The state of a site for operators: each gateway describes itself and its replicas, and [`Shards`] combines the
+//! answers by shard. Any gateway can do that for the whole site.
 //!
 //! # Invariants
-//! The answers are of about the same time, not of one instant: a shard may show two leaders, or none, while leadership
-//! moves. The replica in the greatest ballot decides which leader is shown. Nothing here decides anything.
+//! The answers are from about the same time, but not from one instant: while leadership moves, replicas may name two
+//! leaders, or none. A shard shows the leader that the replica in the greatest configuration, and there in the greatest
+//! ballot, names. The result only informs; no gateway acts on it.
 //!
 //! # Limits
-//! A gateway names at most [`MAX_SHARDS`] replicas, and its texts are as short as those of a report
+//! A gateway describes at most [`MAX_SHARDS`] replicas, and its texts keep the bounds of a report
 //! ([`selvedge_types::report::shown`]).
 
 use crate::ring::{MAX_SHARDS, Ring};
@@ -15,39 +16,39 @@ use selvedge_paxos::{Ballot, Role, Slot};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 
-/// A gateway as it describes itself.
+/// A gateway's description of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct GatewayDescription {
     pub release: String,
-    /// How long the process has run.
+    /// Time since the process started.
     pub uptime_ms: u64,
-    /// Why it can't do its work, if it can't.
+    /// Why it can't do its work; `None` if it can.
     pub trouble: Option<String>,
     /// How many conditions an operator should fix, though it does its work.
     pub warnings: u32,
     /// MQTT connections that are open now.
     pub connections: u64,
-    /// Publishes of QoS 1 and 2 that it has acknowledged since its start.
+    /// Publishes of QoS 1 and 2 that the process has acknowledged since its start.
     pub acked: u64,
     /// Whether its disk has room for new readings.
     pub room: bool,
-    /// Whether it agrees with a majority on the wall time.
+    /// Whether it agrees with a majority of gateways on the wall time.
     pub clock_sure: bool,
     pub replicas: Vec<ReplicaDescription>,
 }
 
-/// A replica as its gateway describes it.
+/// A gateway's description of one of its replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct ReplicaDescription {
     pub shard: ShardId,
-    /// The configuration of the shard that the replica is in.
+    /// The number of the configuration that the replica is in.
     pub configuration: u32,
     pub role: ReplicaRole,
-    /// The leader, as far as known.
+    /// The leader that the replica knows, if any.
     pub leader: Option<GatewayId>,
-    /// The ballot that the replica has promised last.
+    /// The last ballot that the replica promised.
     pub ballot: Ballot,
-    /// All slots up to this one are chosen, as far as known.
+    /// The replica knows that all slots up to this one are chosen.
     pub commit: Slot,
     /// All slots up to this one are applied.
     pub applied: Slot,
@@ -78,7 +79,7 @@ impl From<Role> for ReplicaRole {
 }
 
 impl GatewayDescription {
-    /// Whether what a peer sent keeps the bounds.
+    /// Whether a description from a peer keeps the bounds.
     pub fn is_sound(&self) -> bool {
         let text = |text: &str| selvedge_types::report::shown(text) == text;
         self.replicas.len() <= usize::from(MAX_SHARDS)
@@ -96,22 +97,22 @@ impl GatewayDescription {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShardState {
     pub shard: ShardId,
-    /// The greatest configuration of its replicas; `None` if no replica answered.
+    /// The greatest configuration number among its replicas; `None` if no replica answered.
     pub configuration: Option<u32>,
-    /// The leader that the replica in the greatest ballot names.
+    /// The leader that the replica in the greatest configuration and ballot names.
     pub leader: Option<GatewayId>,
-    /// The gateways that should hold it, the preferred leader first, with what they say of their replica; `None` for a
-    /// gateway that did not answer or has no replica.
+    /// The gateways that should hold the shard, the preferred leader first, with their descriptions of their replicas;
+    /// `None` for a gateway that did not answer or has no replica.
     pub replicas: Vec<(GatewayId, Option<ReplicaDescription>)>,
 }
 
 impl ShardState {
-    /// How many slots a replica has yet to apply of those that any replica knows to be chosen.
+    /// How many of the slots that any replica knows to be chosen this replica has yet to apply.
     pub fn behind_slots(&self, replica: &ReplicaDescription) -> u64 {
         self.commit().saturating_sub(replica.applied)
     }
 
-    /// The last slot that any replica knows to be chosen.
+    /// The last slot that any replica knows to be chosen; 0 if none answered.
     pub fn commit(&self) -> Slot {
         self.answered().map(|r| r.commit).max().unwrap_or(0)
     }
@@ -133,7 +134,7 @@ impl ShardState {
 pub struct Shards(pub Vec<ShardState>);
 
 impl Shards {
-    /// Puts together what gateways said of themselves.
+    /// Combines the gateways' descriptions, with an entry for each shard of the ring. Replicas elsewhere are left out.
     pub fn of(ring: &Ring, gateways: &BTreeMap<GatewayId, GatewayDescription>) -> Self {
         let mut said: BTreeMap<(ShardId, GatewayId), ReplicaDescription> = BTreeMap::new();
         for (gateway, state) in gateways {
@@ -153,7 +154,7 @@ impl Shards {
         Self((0..ring.shards()).map(ShardId).map(shard).collect())
     }
 
-    /// How many slots the replica of a gateway that is furthest behind has yet to apply.
+    /// How many slots the gateway's slowest replica has yet to apply; 0 if the gateway did not answer.
     pub fn behind_slots(&self, gateway: GatewayId) -> u64 {
         let of = |s: &ShardState| {
             let own = s.replicas.iter().find(|(g, _)| *g == gateway).and_then(|(_, state)| *state);
@@ -162,7 +163,7 @@ impl Shards {
         self.0.iter().map(of).max().unwrap_or(0)
     }
 
-    /// How many shards have no leader that anyone knows.
+    /// How many shards show no leader.
     pub fn leaderless(&self) -> usize {
         self.0.iter().filter(|s| s.leader.is_none()).count()
     }

@@ -1,4 +1,4 @@
-//! What operators see of a site when its gateways tell different things, or nothing.
+//! The operators' view of a site when its gateways' answers differ or are missing.
 
 use selvedge_fabric::ring::{Member, Ring};
 use selvedge_fabric::site_state::{GatewayDescription, ReplicaDescription, ReplicaRole, Shards};
@@ -55,7 +55,7 @@ fn the_replica_in_the_greatest_ballot_says_who_leads() {
     assert_eq!((shard.leader, shard.configuration, shard.commit()), (Some(GatewayId(2)), Some(1), 90));
     assert_eq!(shard.leading(), Some(&leads));
     assert_eq!([1, 2, 3].map(|g| shards.behind_slots(GatewayId(g))), [10, 0, 20]);
-    // Nobody said anything of the other shards.
+    // No answer describes the other shards.
     assert_eq!(shards.leaderless(), usize::from(SHARDS) - 1);
     assert_eq!((shards.0[1].configuration, shards.0[1].leader, shards.0[1].leading()), (None, None, None));
 }
@@ -70,7 +70,7 @@ fn a_silent_gateway_keeps_its_place_and_a_stranger_gets_none() {
         let mut who: Vec<_> = shard.replicas.iter().map(|(gateway, _)| gateway.0).collect();
         who.sort_unstable();
         assert_eq!((who, shard.answered().count()), (vec![1, 2, 3], 1));
-        // The leader is known, and has not answered itself.
+        // A follower names the leader, but the leader did not answer.
         assert_eq!((shard.leader, shard.leading()), (Some(GatewayId(3)), None));
     }
 }

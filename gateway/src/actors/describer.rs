@@ -1,4 +1,4 @@
-//! Describes this gateway to the gateways that ask ([`selvedge_fabric::site_state`]).
+//! Describes this gateway to other gateways on request ([`selvedge_fabric::site_state`]).
 
 use crate::actors::messages::describer::Describe;
 use crate::actors::messages::log::GetLogFigures;
@@ -10,14 +10,15 @@ use selvedge_fabric::site_state::GatewayDescription;
 use selvedge_types::report::shown;
 use std::time::Instant;
 
-/// How many gateways may wait for a description; a question beyond that gets no answer, and counts as missing there.
+/// How many questions may wait. A question beyond that gets no answer, and the gateway that asked reports this one as
+/// missing.
 const MAX_WAITING_ENTRIES: usize = 64;
 
-/// Answers one question after the other, since each asks all shards with a replica here.
+/// Answers one question at a time, because each answer asks all shards that have a replica here.
 pub struct Describer {
     pub overview: Overview,
     pub log: Recipient<GetLogFigures>,
-    /// To the switch, which sends the answers.
+    /// The switch, which sends the answers.
     pub peers: Recipient<ToPeers>,
     /// The origin of the reported uptime.
     pub epoch: Instant,
@@ -39,7 +40,7 @@ impl Handler<Describe> for Describer {
             (self.overview.clone(), self.log.clone(), self.peers.clone(), self.epoch);
         let answer = async move {
             let answer = TableAnswer::Gateway(Box::new(describe(&overview, &log, epoch).await));
-            // One message for each question; a peer's questions are bounded by its switch.
+            // One message per question, so the bound of the questions also bounds these.
             peers.do_send(ToPeers(vec![(to, PeerMessage::TableAnswer { id, answer })]));
         };
         AtomicResponse::new(Box::pin(answer.into_actor(self)))

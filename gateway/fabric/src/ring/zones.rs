@@ -1,40 +1,46 @@
-//! Zones: what is likely to fail together, such as the boxes of one cabinet or behind one fuse.
+//! Zones: groups of gateways that are likely to fail together, such as the boxes in one cabinet or behind one fuse.
 //!
-//! With zones a shard has at most `each` replicas in one of them. That is one if there are at least as many zones as replicas, and
-//! otherwise the least number with which every replica still finds a place: of two zones one has two of three. A gateway without a zone
-//! stands alone.
+//! # Placement
+//! A shard has at most `each` replicas in one zone. `each` is 1 if there are at least as many zones as replicas.
+//! Otherwise it is the least number with which every replica finds a place: with two zones and three replicas, one zone
+//! has two of them. A gateway without a zone is a zone of its own.
 //!
-//! The bound of the load follows the zones: of all replicas a zone's share is by the weight of its gateways, but at most `each` of
-//! every shard, and its gateways divide that by weight. A gateway that is alone in its zone may so take more than its weighted share
-//! of the site, since nobody else can stand there. The bound is 1.1 times the share, rounded up, as without zones.
+//! # Load
+//! A zone's share of all replicas follows the weight of its gateways, up to `each` replicas of every shard, and its
+//! gateways divide that share by weight. What exceeds a zone's limit goes to the other zones. A gateway that is alone
+//! in its zone may therefore hold more than its weighted share of the site. The bound on a gateway's load is 1.1 times
+//! its share, rounded up, as it is without zones.
 //!
-//! Shards that find too few members with room in the right zones get them along an augmenting path: a shard takes a member that has no
-//! room, one of whose shards takes another member in its place, and so on until one has room. Such a path exists as long as a
-//! shard is short: if each shard gave each member its share divided by the number of shards, all shards would be complete and no
-//! bound broken, and where a network whose capacities are whole has such a flow it has a whole one (Ford and Fulkerson, 1956).
+//! # Why every shard is complete
+//! A shard that finds too few members with room in the right zones gets one along an augmenting path: it takes a member
+//! that has no room, a shard of that member takes another member instead, and so on up to a member with room. Such a
+//! path exists as long as a shard is incomplete. If each member gave every shard an equal fraction of its share, all
+//! shards would be complete within the bounds; and a network with whole capacities that has such a flow also has a
+//! whole one (Ford and Fulkerson, 1956).
 //!
-//! No exchange is proved to exist for preferred leaders: where zones leave none, a shard is led by the one of its members that leads
-//! the least above its bound.
+//! # Limits
+//! For preferred leaders there is no such proof. If the zones allow no exchange, a shard is led by the one of its
+//! members that exceeds its bound of leaderships the least.
 
 use super::{LOAD_BOUND_TENTHS, Member, Placing};
 use selvedge_types::ids::GatewayId;
 use std::collections::BTreeMap;
 
-/// A number of replicas: numerator and denominator.
+/// A fractional number of replicas: numerator and denominator.
 type Share = (u128, u128);
 
-/// The zones of members that are named by their index.
+/// The zones of a ring's members. Members and zones are indices.
 pub(super) struct Zones {
-    /// The zone of each member.
+    /// By member: its zone.
     of: Vec<usize>,
-    /// How many members each zone has.
+    /// By zone: the number of its members.
     sizes: Vec<usize>,
-    /// The most replicas of one shard in one zone.
+    /// How many replicas of one shard may be in one zone.
     each: usize,
 }
 
 impl Zones {
-    /// The zones of these members; nothing if they leave everything as it is without any.
+    /// The zones of these members; `None` if zones would not restrict any placement.
     pub fn new(members: &[Member], named: &BTreeMap<GatewayId, String>, replication: usize) -> Option<Self> {
         let (mut of, mut sizes) = (Vec::with_capacity(members.len()), Vec::new());
         let mut known: BTreeMap<&str, usize> = BTreeMap::new();
@@ -56,13 +62,13 @@ impl Zones {
         bounds_something.then_some(Self { of, sizes, each })
     }
 
-    /// Whether a shard with the members `set` may take `comes` as well, when `leaves` has gone.
+    /// Whether a shard with the members `set`, without `leaves`, may also take `comes`.
     pub fn allow(&self, set: &[usize], leaves: Option<usize>, comes: usize) -> bool {
         let zone = self.of[comes];
         set.iter().filter(|m| Some(**m) != leaves && self.of[**m] == zone).count() < self.each
     }
 
-    /// How many of `shards` x `replication` places each member may take.
+    /// How many of the `shards` x `replication` replicas each member may hold.
     pub fn caps(&self, shards: usize, replication: usize, weights: &[u32]) -> Vec<usize> {
         let mut by_zone = vec![0u128; self.sizes.len()];
         for (zone, weight) in self.of.iter().zip(weights) {
@@ -83,9 +89,9 @@ impl Zones {
         caps
     }
 
-    /// Gives `short` one more member, along the shortest augmenting path. Returns whether there was one.
+    /// Gives the shard `short` one more member along the shortest augmenting path. Returns whether there was a path.
     pub fn augment(&self, placing: &mut Placing, short: usize) -> bool {
-        // For a member reached: which shard would take it, and whom that shard would give up for it.
+        // By member reached: the shard that would take it, and the member that this shard would give up for it.
         let mut taken: Vec<Option<(usize, Option<usize>)>> = vec![None; placing.load.len()];
         let mut reached = Vec::new();
         for (m, by) in taken.iter_mut().enumerate() {
@@ -124,7 +130,7 @@ impl Zones {
     }
 }
 
-/// Divides places by weight, where nobody takes more than its limit: what exceeds that is shared by the others.
+/// Divides a share by weight. What exceeds one part's limit is divided among the others.
 fn shares((num, den): Share, limits: &[u128], weights: &[u128]) -> Vec<Share> {
     let mut full = vec![false; limits.len()];
     loop {

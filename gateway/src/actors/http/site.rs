@@ -1,5 +1,5 @@
-//! `/v1/gateways` and `/v1/shards`: the gateways of the site and the replicas of each shard. Any gateway answers; it asks
-//! all others how they are.
+//! `/v1/gateways` and `/v1/shards`: the gateways of the site and the replicas of each shard. Any gateway can answer: it
+//! asks all others to describe themselves.
 
 use super::problem::Failure;
 use super::{Api, Given, tables};
@@ -12,14 +12,14 @@ use selvedge_types::params::Parameters;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// The parameters of `/v1/shards`.
+/// The query parameters that `/v1/shards` accepts.
 pub const SHARDS_PARAMETERS: [&str; 2] = ["limit", "after"];
 
-/// What the gateways said of themselves.
+/// The answers of the gateways, and what follows from them.
 struct Asked {
     gateways: BTreeMap<GatewayId, GatewayDescription>,
     shards: Shards,
-    /// The gateways that did not answer.
+    /// The gateways that did not answer, or whose answer is out of bounds; in ascending order.
     missing: Vec<u16>,
 }
 
@@ -37,7 +37,7 @@ async fn ask(api: &web::Data<Api>) -> Asked {
     Asked { gateways, shards, missing }
 }
 
-/// All gateways of the site, each as it describes itself, and how its shards are on the whole.
+/// Answers `/v1/gateways`: each gateway's description of itself, and a summary of the shards.
 pub async fn gateways(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
     Parameters::new(given.into_inner(), &[])?;
     let asked = ask(&api).await;
@@ -65,7 +65,7 @@ fn gateway(member: &Member, asked: &Asked) -> Value {
     })
 }
 
-/// A page of the site's shards, each with its replicas.
+/// Answers `/v1/shards`: one page of the site's shards, each with its replicas.
 pub async fn shards(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
     let p = Parameters::new(given.into_inner(), &SHARDS_PARAMETERS)?;
     let (after, limit) = (p.after(|text| text.parse::<u16>().ok())?, p.limit()? as usize);
@@ -80,7 +80,7 @@ pub async fn shards(api: web::Data<Api>, given: Given) -> Result<HttpResponse, F
     })))
 }
 
-/// One shard with its replicas.
+/// Answers `/v1/shards/{shard}`: one shard with its replicas.
 pub async fn shard(
     api: web::Data<Api>,
     shard: web::Path<String>,
