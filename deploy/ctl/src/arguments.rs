@@ -3,13 +3,13 @@
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
-/// Show how a site is: its gateways, its shards and their replicas.
+/// Show the state of a site: its gateways, its shards and their replicas.
 ///
-/// Any gateway of the site answers for all of it.
+/// Any gateway can answer for the whole site.
 #[derive(Debug, Parser)]
 #[command(name = "selvedge", version)]
 pub struct Arguments {
-    /// Ask the gateway whose HTTP is at this address.
+    /// Ask the gateway at this HTTP address.
     #[arg(
         long,
         global = true,
@@ -18,10 +18,10 @@ pub struct Arguments {
         default_value = "http://127.0.0.1:8081"
     )]
     pub gateway: String,
-    /// Show the token in this file, which only its owner may read.
+    /// Authenticate with the token in this file, which only its owner may be able to read.
     #[arg(long, global = true, value_name = "FILE", env = "SELVEDGE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
-    /// Print the answer as JSON.
+    /// Print the gateway's answer as JSON.
     #[arg(long, global = true)]
     pub json: bool,
     #[command(subcommand)]
@@ -30,7 +30,7 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Look at the site as a whole.
+    /// Show the site as a whole.
     #[command(subcommand)]
     Site(SiteCommand),
     /// List the shards: configuration, leader, replicas.

@@ -1,4 +1,4 @@
-//! Requests to a gateway: bounded in time and size, and every failure says what to do.
+//! Requests to a gateway, bounded in time and size. Every error says what to do.
 
 use selvedge_guard::private::read_secret;
 use serde_json::Value;
@@ -8,41 +8,41 @@ use ureq::Agent;
 use ureq::http::StatusCode;
 use ureq::http::header::AUTHORIZATION;
 
-/// How long an answer may take. The gateway itself waits at most 6 s for the others.
+/// The timeout of a request. The gateway itself waits at most 6 s for the other gateways.
 const ANSWER_WAIT_MS: u64 = 15_000;
 
-/// The largest answer: 1,024 shards with their replicas take about 1 MiB.
+/// The largest accepted answer. 1,024 shards with their replicas take about 1 MiB.
 const MAX_ANSWER_BYTES: u64 = 16 * 1024 * 1024;
 
-/// How much of an answer that is no JSON an error shows.
+/// How many characters of an answer that is not JSON an error shows.
 const SHOWN_CHARS: usize = 200;
 
-/// Why there is no answer.
+/// Why a request has no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
-    /// The file of the token.
-    #[error("the token: {0}")]
+    /// The token file can't be read, or others can read it too.
+    #[error("can't use the token file: {0}")]
     Token(String),
-    /// There is no answer.
-    #[error("can't ask {url}: {why}; name the HTTP address of a gateway that runs with --gateway")]
+    /// The request failed, timed out, or its answer is too large.
+    #[error("no answer from {url}: {why}; check that the gateway runs, or name another one with --gateway")]
     Unreachable { url: String, why: String },
-    /// The gateway answered with a problem.
-    #[error("{url} answers {status}: {detail}{}", hint(*.status))]
+    /// The status is not 200. `detail` comes from the problem document, or else shows the start of the answer.
+    #[error("{url} answered {status}: {detail}{}", hint(*.status))]
     Refused { url: String, status: u16, detail: String },
-    /// The answer is no JSON.
-    #[error("{url} answers something that is no JSON ({shown:?}): is it a gateway's HTTP address?")]
+    /// The status is 200, but the answer is not JSON.
+    #[error("the answer from {url} is not JSON ({shown:?}): check that this is a gateway's HTTP address")]
     NoJson { url: String, shown: String },
 }
 
 fn hint(status: u16) -> &'static str {
     match status {
-        401 | 403 => "; give a token with the scope read in --token-file",
-        404 => "; a gateway of an older release does not know this path",
+        401 | 403 => "; name a file with a token of scope read with --token-file",
+        404 => "; if the gateway runs an older release, it may not know this path: update it",
         _ => "",
     }
 }
 
-/// The way to one gateway.
+/// An HTTP client for one gateway.
 pub struct Client {
     agent: Agent,
     gateway: String,
@@ -50,16 +50,16 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client for the gateway at this URL.
+    /// A client for the gateway at this URL; `http://` is added where the scheme is missing.
     ///
     /// # Errors
-    /// When the token can't be read.
+    /// [`AskError::Token`].
     pub fn new(gateway: &str, token_file: Option<&Path>) -> Result<Self, AskError> {
         let token = token_file.map(read_secret).transpose().map_err(AskError::Token)?;
         let agent = Agent::config_builder()
             .timeout_global(Some(Duration::from_millis(ANSWER_WAIT_MS)))
             .http_status_as_error(false)
-            // Gateways are reached directly: a proxy for the web would be shown the token.
+            // No proxy: it would see the token.
             .proxy(None)
             .max_redirects(0)
             .build()
@@ -69,10 +69,10 @@ impl Client {
         Ok(Self { agent, gateway: with_scheme.trim_end_matches('/').to_string(), token })
     }
 
-    /// The JSON at a path.
+    /// Gets the JSON at a path.
     ///
     /// # Errors
-    /// When there is no answer, or none with status 200 and JSON.
+    /// When there is no answer, its status is not 200, or it is not JSON.
     pub fn get(&self, path: &str) -> Result<Value, AskError> {
         let url = format!("{}{path}", self.gateway);
         let unreachable = |why: ureq::Error| AskError::Unreachable { url: url.clone(), why: why.to_string() };

@@ -1,11 +1,11 @@
-//! `selvedge`, the command for operators: asks any gateway over HTTP how its site is, and prints tables or JSON.
+//! `selvedge`, the operators' command: asks any gateway over HTTP for the state of its site, and prints tables or JSON.
 //!
 //! ```text
 //! command line -> arguments -> client (one request) -> site, shards (JSON into a view) -> table
 //! ```
 //!
-//! The gateway that is asked gathers the answers of all others, so one address is enough. With `--json` the gateway's
-//! answer is printed as it came, for programs.
+//! That gateway collects the answers of all others, so one address is enough. With `--json` the command prints the
+//! gateway's JSON without a view, for programs.
 
 mod arguments;
 mod client;
@@ -23,16 +23,17 @@ use std::process::ExitCode;
 /// Why a command has nothing to print.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The command line is wrong, or asks for help.
+    /// The command line is wrong, or asks for help or the version.
     #[error(transparent)]
     CommandLine(#[from] clap::Error),
-    /// The gateway gave no answer that is one.
+    /// The gateway gave no usable answer.
     #[error(transparent)]
     Ask(#[from] AskError),
 }
 
 impl Failure {
-    /// Prints why, and gives the code to exit with: 2 for a wrong command line, 1 for everything else.
+    /// Prints the failure and returns the exit code: 0 for help and version, 2 for a wrong command line, 1 for
+    /// everything else.
     pub fn exit(self) -> ExitCode {
         match self {
             Self::CommandLine(e) => {
@@ -47,10 +48,10 @@ impl Failure {
     }
 }
 
-/// Carries out a command line (its name first), and returns what it prints.
+/// Carries out a command line, whose first word is the program's name. Returns the text to print.
 ///
 /// # Errors
-/// Says what is wrong with the command line, or why the gateway gave no answer.
+/// When the command line is wrong, or the gateway gives no usable answer.
 pub fn run(words: impl IntoIterator<Item = OsString>) -> Result<String, Failure> {
     let arguments = Arguments::try_parse_from(words)?;
     let client = Client::new(&arguments.gateway, arguments.token_file.as_deref())?;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     match selvedge_ctl::run(std::env::args_os()) {
         Ok(said) => {
-            // A reader that has seen enough (`| head`) closes the pipe: no reason to complain.
+            // A reader such as `head` may close the pipe early, which is no error.
             let _ = std::io::stdout().lock().write_all(said.as_bytes());
             ExitCode::SUCCESS
         }

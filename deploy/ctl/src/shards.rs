@@ -4,7 +4,7 @@ use crate::site::missing;
 use crate::table::{Table, bytes, items, number, word};
 use serde_json::Value;
 
-/// Renders the shards of a site, a row for each.
+/// Renders the answer of `/v1/shards`, one row per shard.
 pub fn list(answer: &Value) -> String {
     let mut table =
         Table::new(&["SHARD", "CONFIGURATION", "LEADER", "REPLICAS", "BEHIND", "OUTBOX BATCHES", "OUTBOX"]);
@@ -25,7 +25,7 @@ pub fn list(answer: &Value) -> String {
     table.text() + &missing(answer)
 }
 
-/// The gateway of a replica, marked if something is to be known of it.
+/// The number of a replica's gateway, followed by the replica's role or `no answer` unless it leads or follows.
 fn replica_name(replica: &Value) -> String {
     let gateway = number(&replica["gateway"]);
     match replica["role"].as_str() {
@@ -35,7 +35,7 @@ fn replica_name(replica: &Value) -> String {
     }
 }
 
-/// Renders one shard with a row for each replica.
+/// Renders the answer of `/v1/shards/{shard}`, one row per replica.
 pub fn one(answer: &Value) -> String {
     let mut said = format!(
         "shard {}, configuration {}: leader {}, chosen up to slot {}, {} unconfirmed batches ({})\n\n",

@@ -3,7 +3,7 @@
 use crate::table::{Table, duration, items, number, numbers, word, yes_or_no};
 use serde_json::Value;
 
-/// The gateways of a site, below a line about the whole.
+/// Renders the answer of `/v1/gateways`: a line about the whole site, then one row per gateway.
 pub fn status(answer: &Value) -> String {
     let gateways = items(&answer["gateways"]);
     let reached = gateways.iter().filter(|g| g["state"] != "unreachable").count();
@@ -51,12 +51,12 @@ pub fn status(answer: &Value) -> String {
     said + &missing(answer)
 }
 
-/// A line about gateways that did not answer; empty if all did.
+/// A line that names the gateways that did not answer; empty if all did.
 pub fn missing(answer: &Value) -> String {
     match items(&answer["missing_gateways"]) {
         [] => String::new(),
         _ => format!(
-            "\nNo answer came from gateways {}: what is shown may be incomplete.\n",
+            "\nNo answer from gateways {}: this output may be incomplete.\n",
             numbers(&answer["missing_gateways"])
         ),
     }
@@ -87,7 +87,7 @@ GATEWAY  STATE        RELEASE  UP FOR  LEADS  REPLICAS  BEHIND  CONNECTIONS  ROO
       2  troubled       0.1.0      4s     31        64   1,204            0  no           2  no disk
       3  unreachable        -       -      -         -       -            -  -            -  -
 
-No answer came from gateways 3: what is shown may be incomplete.
+No answer from gateways 3: this output may be incomplete.
 ";
         assert_eq!(status(&answer), wanted);
     }

@@ -1,11 +1,11 @@
-//! Tables for terminals: columns as wide as what is in them, and words for numbers.
+//! Tables for terminals, and the texts of their cells.
 
 use serde_json::Value;
 
-/// Shown where there is no value.
+/// The text of a cell without a value.
 const NOTHING: &str = "-";
 
-/// Lines of columns under their titles. Columns of numbers are flush right.
+/// A table with a row of titles. Columns are as wide as their widest cell, and columns of numbers are right-aligned.
 pub struct Table {
     rows: Vec<Vec<String>>,
 }
@@ -16,13 +16,14 @@ impl Table {
         Self { rows: vec![titles.iter().map(ToString::to_string).collect()] }
     }
 
-    /// Adds a line. Control characters are left out, since the texts come from elsewhere.
+    /// Adds a row. Control characters are removed, since the texts come from gateways and could otherwise steer the
+    /// terminal.
     pub fn row(&mut self, cells: Vec<String>) {
         let clean = |cell: String| cell.chars().filter(|c| !c.is_control()).collect();
         self.rows.push(cells.into_iter().map(clean).collect());
     }
 
-    /// The table as text, one line for each row.
+    /// Renders the table, one line per row.
     pub fn text(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let cell = |row: &[String], at: usize| row.get(at).cloned().unwrap_or_default();
@@ -48,7 +49,7 @@ impl Table {
     }
 }
 
-/// A number of an answer, with commas between thousands; `-` if there is none.
+/// A JSON number with commas between thousands; `-` if the value is no whole number.
 pub fn number(value: &Value) -> String {
     let Some(number) = value.as_u64() else { return NOTHING.to_string() };
     let digits = number.to_string();
@@ -60,17 +61,17 @@ pub fn number(value: &Value) -> String {
     digits.chars().enumerate().flat_map(comma).collect()
 }
 
-/// A text of an answer; `-` if there is none.
+/// A JSON string; `-` if the value is none.
 pub fn word(value: &Value) -> String {
     value.as_str().unwrap_or(NOTHING).to_string()
 }
 
-/// `yes` or `no`; `-` if it is neither.
+/// A JSON boolean as `yes` or `no`; `-` if the value is none.
 pub fn yes_or_no(value: &Value) -> String {
     value.as_bool().map_or(NOTHING, |yes| if yes { "yes" } else { "no" }).to_string()
 }
 
-/// A time in milliseconds in its two greatest units, such as `3d 4h`.
+/// Milliseconds as a duration in its two largest units, such as `3d 4h`.
 pub fn duration(value: &Value) -> String {
     let Some(ms) = value.as_u64() else { return NOTHING.to_string() };
     let seconds = ms / 1_000;
@@ -82,7 +83,7 @@ pub fn duration(value: &Value) -> String {
     }
 }
 
-/// Bytes in a unit that leaves at most four digits.
+/// A number of bytes, rounded down to a unit that leaves at most four digits, or to GiB.
 pub fn bytes(value: &Value) -> String {
     match value.as_u64() {
         None => NOTHING.to_string(),
@@ -93,12 +94,12 @@ pub fn bytes(value: &Value) -> String {
     }
 }
 
-/// The items of a list in an answer.
+/// The items of a JSON array; none if the value is not an array.
 pub fn items(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// A list of numbers, such as `1, 3`.
+/// A JSON array of numbers as a text such as `1, 3`.
 pub fn numbers(value: &Value) -> String {
     items(value).iter().map(number).collect::<Vec<_>>().join(", ")
 }

@@ -1,4 +1,4 @@
-//! The command against a gateway that answers what a test wants.
+//! The command against a fake gateway that gives one fixed answer.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 use std::thread::JoinHandle;
 
-/// Answers one request with this, and returns what the request was.
+/// Serves one request with this answer. Returns the address, and a thread that returns the request.
 fn gateway(status: &str, body: &str) -> (String, JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -28,7 +28,7 @@ fn gateway(status: &str, body: &str) -> (String, JoinHandle<String>) {
 fn selvedge(words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge"));
     command.args(words).env_remove("SELVEDGE_GATEWAY").env_remove("SELVEDGE_TOKEN_FILE");
-    // A proxy for the web must not get to see a token.
+    // A proxy must not receive the token, so the command has to ignore these.
     command.env("http_proxy", "http://127.0.0.1:9").env("ALL_PROXY", "http://127.0.0.1:9").output().unwrap()
 }
 
@@ -68,8 +68,8 @@ fn failures_say_what_is_wrong_and_what_to_do() {
     let problem = r#"{"detail":"there is no token"}"#;
     for (status, body, parts) in [
         ("401 Unauthorized", problem, ["there is no token", "--token-file"]),
-        ("503 Service Unavailable", "no\u{1b}[2J", ["answers 503", "no[2J"]),
-        ("200 OK", "<html>", ["no JSON", "<html>"]),
+        ("503 Service Unavailable", "no\u{1b}[2J", ["answered 503", "no[2J"]),
+        ("200 OK", "<html>", ["not JSON", "<html>"]),
     ] {
         let (address, served) = gateway(status, body);
         let said = selvedge(&["--gateway", &address, "site", "status"]);
