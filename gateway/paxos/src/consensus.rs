@@ -531,7 +531,7 @@ impl Consensus {
             self.leader = leader;
             self.owes_ack = false;
             if let Some(damage) = &mut self.damage {
-                damage.hurry(self.now);
+                damage.begin_with_new_leader(self.now);
             }
         }
         if leader.is_some() {

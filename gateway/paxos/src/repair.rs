@@ -26,8 +26,10 @@ impl Damage {
         Self { nonce, answered, above: Ballot::ZERO, mark: None, asked_all: false, ask_at_ms: 0 }
     }
 
-    /// Whom this replica can ask has changed: it asks at the next opportunity.
-    pub fn hurry(&mut self, now: u64) {
+    /// The leader, or whom this replica can ask, has changed: it asks at the next opportunity. The log of the new
+    /// leader may never reach the mark of the old one.
+    pub fn begin_with_new_leader(&mut self, now: u64) {
+        self.mark = None;
         self.ask_at_ms = self.ask_at_ms.min(now);
     }
 
