@@ -39,7 +39,7 @@ fn settings() -> ShardSettings {
     let members = [2, 1, 3].map(GatewayId).to_vec();
     let limits =
         Limits { memory_bytes: 1 << 20, window_bytes: 256 << 10, value_bytes: 64 << 10, ..Limits::default() };
-    let group = GroupConfig { group: SHARD, me: ME, members, limits };
+    let group = GroupConfig::new(SHARD, ME, members, limits);
     let rules = CountingRules { recent_bytes: 2_000, ..CountingRules::default() };
     ShardSettings { group, rules: Arc::new(rules), outbox_budget_bytes: 1 << 20, incarnation: 1 }
 }

@@ -22,7 +22,7 @@ impl Agree {
         let members: Vec<_> = (1..=3).map(GatewayId).collect();
         let group = |&me: &GatewayId| {
             let members = members.clone();
-            let config = GroupConfig { group: ShardId(0), me, members, limits: Limits::default() };
+            let config = GroupConfig::new(ShardId(0), me, members, Limits::default());
             let mut group = Consensus::new(config).unwrap();
             group.step(0, Event::Peers { up: (1..=3).map(GatewayId).collect(), restarted: Vec::new() });
             group

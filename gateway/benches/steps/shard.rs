@@ -33,7 +33,7 @@ impl Site {
         let members: Vec<_> = (1..=3).map(GatewayId).collect();
         let shard = |&me: &GatewayId| {
             let members = members.clone();
-            let group = GroupConfig { group: ShardId(0), me, members, limits: Limits::default() };
+            let group = GroupConfig::new(ShardId(0), me, members, Limits::default());
             let settings =
                 ShardSettings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 30, incarnation: 1 };
             let machine = Machine::new(ShardId(0), rules.clone());

@@ -65,6 +65,7 @@ pub enum ReplicaRole {
     Candidate,
     Leader,
     Damaged,
+    Learner,
 }
 
 impl From<Role> for ReplicaRole {
@@ -74,6 +75,7 @@ impl From<Role> for ReplicaRole {
             Role::Candidate => Self::Candidate,
             Role::Leader => Self::Leader,
             Role::Damaged => Self::Damaged,
+            Role::Learner => Self::Learner,
         }
     }
 }

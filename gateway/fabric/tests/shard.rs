@@ -36,7 +36,7 @@ struct Host {
 impl Host {
     fn new(rules: CountingRules) -> Self {
         let rules = Arc::new(rules);
-        let group = GroupConfig { group: ShardId(0), me: ME, members: vec![ME], limits: Limits::default() };
+        let group = GroupConfig::new(ShardId(0), ME, vec![ME], Limits::default());
         let settings =
             ShardSettings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 20, incarnation: 1 };
         let shard =
@@ -220,7 +220,7 @@ fn without_room_a_tick_that_is_due_does_not_spin() {
 fn told(messages: impl IntoIterator<Item = TransferMessage>) -> ShardEffects {
     let rules = Arc::new(CountingRules::default());
     let members = vec![ME, GatewayId(2), GatewayId(3)];
-    let group = GroupConfig { group: ShardId(0), me: ME, members, limits: Limits::default() };
+    let group = GroupConfig::new(ShardId(0), ME, members, Limits::default());
     let settings =
         ShardSettings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 20, incarnation: 1 };
     let machine = Machine::new(ShardId(0), rules);

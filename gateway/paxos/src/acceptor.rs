@@ -18,11 +18,25 @@ pub(super) struct Acceptor {
     memory_bytes: usize,
     /// The bytes of the entries above the commit index.
     open_bytes: usize,
+    is_stop: fn(&[u8]) -> bool,
+    /// The slot that holds a stop, chosen or not. It is the last slot of the log.
+    stop: Option<Slot>,
 }
 
 impl Acceptor {
     /// A voter with the state found on disk; `log` is one run of slots from `snapshot + 1` on.
-    pub fn recover(promised: Ballot, commit: Slot, log: Log, memory_bytes: usize) -> Self {
+    pub fn recover(
+        promised: Ballot,
+        commit: Slot,
+        mut log: Log,
+        memory_bytes: usize,
+        is_stop: fn(&[u8]) -> bool,
+    ) -> Self {
+        // What lay above the stop when it was written is still on disk.
+        let stop = (log.first()..=log.last()).find(|s| log.get(*s).is_some_and(|e| is_stop(&e.value)));
+        if let Some(stop) = stop {
+            log.cut(stop.max(commit));
+        }
         // Entries accepted in the promised ballot right after the commit index still count as its prefix.
         let mut prefix = commit;
         while log.get(prefix + 1).is_some_and(|e| e.ballot == promised) {
@@ -32,8 +46,18 @@ impl Acceptor {
         let open_bytes =
             (commit + 1..=log.last()).filter_map(|s| log.get(s)).map(|e| weight(e.value.len())).sum();
         let records = Vec::new();
-        let acceptor =
-            Self { promised, commit, prefix, log, records, recorded_commit, memory_bytes, open_bytes };
+        let acceptor = Self {
+            promised,
+            commit,
+            prefix,
+            log,
+            records,
+            recorded_commit,
+            memory_bytes,
+            open_bytes,
+            is_stop,
+            stop,
+        };
         acceptor.check();
         acceptor
     }
@@ -51,6 +75,16 @@ impl Acceptor {
     /// All slots up to this one are known to be chosen, or accepted in the promised ballot.
     pub fn prefix(&self) -> Slot {
         self.prefix
+    }
+
+    /// The slot that holds a stop, chosen or not.
+    pub fn stop(&self) -> Option<Slot> {
+        self.stop
+    }
+
+    /// The slot of the stop, if it is known to be chosen.
+    pub fn stopped(&self) -> Option<Slot> {
+        self.stop.filter(|stop| *stop <= self.commit)
     }
 
     /// The entries in memory.
@@ -93,7 +127,7 @@ impl Acceptor {
             if slot <= self.prefix {
                 continue; // known already, and the same: one ballot has one value for a slot
             }
-            if !room || (slot > self.log.last() && self.is_full()) {
+            if !room || (slot > self.log.last() && self.is_full()) || self.stopped().is_some() {
                 break;
             }
             self.write(slot, self.promised, value);
@@ -114,8 +148,12 @@ impl Acceptor {
         slot
     }
 
-    /// Takes the value of the slot after the commit index, which is known to be chosen.
+    /// Takes the value of the slot after the commit index, which is known to be chosen. A configuration has no slot
+    /// after its stop.
     pub fn learn(&mut self, value: Value) {
+        if self.stopped().is_some() {
+            return;
+        }
         let slot = self.commit + 1;
         // The ballot in which it was chosen no longer matters: a report of it, in whatever ballot, reports the
         // value that every higher ballot has.
@@ -147,6 +185,8 @@ impl Acceptor {
         let open = (self.commit + 1..=slot.min(self.log.last())).map(held).sum::<usize>();
         self.open_bytes -= open;
         self.log.trim(slot);
+        // The host reports no snapshot that holds a stop: at that slot, another value was chosen.
+        self.stop = self.stop.filter(|stop| *stop > slot);
         self.commit = self.commit.max(slot);
         self.prefix = self.prefix.max(slot);
         self.check();
@@ -158,7 +198,9 @@ impl Acceptor {
     pub fn take_records(&mut self) -> Vec<Record> {
         // The commit index travels along with records that must be written anyway. It is there whenever an accept
         // in this ballot is: the prefix that a restart finds reaches as far as the one that the leader knows of.
-        if !self.records.is_empty() && self.commit > self.recorded_commit {
+        // That the stop is chosen is always written, so that it comes before every record of the next configuration.
+        let due = !self.records.is_empty() || self.stopped().is_some();
+        if due && self.commit > self.recorded_commit {
             self.records.push(Record::Committed(self.commit));
             self.recorded_commit = self.commit;
         }
@@ -175,9 +217,25 @@ impl Acceptor {
         let replaced = self.log.get(slot).map_or(0, |e| weight(e.value.len()));
         if self.log.put(entry.clone()) {
             self.open_bytes = self.open_bytes + added - replaced;
+            self.note_stop(&entry);
             self.records.push(Record::Accepted(entry));
         } else {
             debug_assert!(false, "slot {slot} would leave a hole after {}", self.log.last());
+        }
+    }
+
+    /// A stop was put into the log, or something else in its place.
+    fn note_stop(&mut self, entry: &Entry) {
+        if (self.is_stop)(&entry.value) {
+            // Nothing above a stop can have been chosen, nor can it be any more: see the essay.
+            let cut = entry.slot + 1..=self.log.last();
+            let held = |slot| self.log.get(slot).map_or(0, |e| weight(e.value.len()));
+            self.open_bytes -= cut.map(held).sum::<usize>();
+            self.log.cut(entry.slot);
+            self.prefix = self.prefix.min(entry.slot);
+            self.stop = Some(entry.slot);
+        } else if self.stop == Some(entry.slot) {
+            self.stop = None;
         }
     }
 

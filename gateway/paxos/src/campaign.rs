@@ -9,9 +9,9 @@ use selvedge_types::canary::{self, Canary};
 impl Consensus {
     /// Asks the other members whether an attempt to lead would succeed.
     pub(super) fn canvass(&mut self) {
-        if !self.room {
-            // It could not write its ballot. Replicas that still take it for the leader must learn that it does not
-            // lead.
+        if !self.room || !self.may_campaign() {
+            // It could not write its ballot, or it never leads. Replicas that still take it for the leader must learn
+            // that it does not lead, and a leader that it does not know answers.
             let ballot = self.acceptor.promised();
             self.tell_others_up(|| Message::Resigned { ballot });
             self.fail_attempt();
@@ -35,6 +35,9 @@ impl Consensus {
         if self.leader == Some(from) {
             self.follow(None); // it would not ask if it still led
         }
+        if !self.is_member(self.me) {
+            return; // a learner supports nobody
+        }
         let led = self.is_led();
         let too_old = commit + 1 < self.acceptor.log().first();
         let granted = !led && !too_old && self.room && self.damage.is_none();
@@ -47,7 +50,7 @@ impl Consensus {
             self.be_patient();
         } else if !led && too_old {
             // Only a replica with more recent entries can lead: this one.
-            self.campaign_at = self.campaign_at.min(self.now);
+            self.campaign_instead(from);
         }
         let seen = self.seen;
         self.send(from, Message::Canvassed { attempt, granted, seen });
@@ -69,7 +72,7 @@ impl Consensus {
     /// Begins phase 1 in a ballot above all that this replica has seen.
     pub(super) fn prepare(&mut self) {
         let top = self.seen.max(self.acceptor.promised()).round;
-        if top >= MAX_COUNT || !self.room || self.damage.is_some() {
+        if top >= MAX_COUNT || !self.room || self.damage.is_some() || !self.may_campaign() {
             return self.fail_attempt();
         }
         let mut ballot = Ballot { round: top + 1, gateway: self.config.me.0 };
@@ -125,6 +128,9 @@ impl Consensus {
     /// Phase 1 at a voter.
     pub(super) fn on_prepare(&mut self, from: usize, ballot: Ballot, slot: Slot) {
         self.seen = self.seen.max(ballot);
+        if !self.is_member(self.me) {
+            return; // a learner promises nothing
+        }
         let promised = self.acceptor.promised();
         if ballot < promised {
             return self.send(from, Message::Refused { promised });
@@ -135,7 +141,7 @@ impl Consensus {
         let first = self.acceptor.log().first();
         if slot < first {
             if !self.is_led() {
-                self.campaign_at = self.campaign_at.min(self.now);
+                self.campaign_instead(from);
             }
             return self.send(from, Message::Behind { ballot, first });
         }
@@ -153,6 +159,19 @@ impl Consensus {
         let more = slot + (entries.len() as Slot) <= log.last();
         let commit = self.acceptor.commit();
         self.send_after(from, Message::Promise { ballot, from: slot, commit, entries, more });
+    }
+
+    /// A candidate lacks entries that have left this replica's memory.
+    fn campaign_instead(&mut self, of: usize) {
+        if self.may_campaign() {
+            self.campaign_at = self.campaign_at.min(self.now);
+        } else if let Some(id) = self.config.gateway(of)
+            && self.damage.is_none()
+            && !self.effects.behind.contains(&id)
+        {
+            // A witness never leads, and nobody needs to lead where the stop is chosen: the host helps the candidate.
+            self.effects.behind.push(id);
+        }
     }
 
     pub(super) fn on_promise(
@@ -229,6 +248,9 @@ impl Consensus {
     /// Leads, if phase 1 is complete.
     pub(super) fn lead_if_complete(&mut self) {
         let quorum = self.quorum();
+        if self.stopped().is_some() {
+            return; // learned from a promise: there is nothing left to lead
+        }
         let State::Preparing(candidate) = &mut self.state else { return };
         let commit = self.acceptor.commit();
         if !candidate.is_complete(quorum, commit) {
@@ -241,7 +263,9 @@ impl Consensus {
         debug_assert_eq!(ballot, self.acceptor.promised());
         // For each slot that may be chosen: the value that was accepted in the highest ballot, this replica's own
         // vote included. (A log has no holes, but a slot without a value would take an empty one.)
+        // A stop drops what lies above it, and no opening entry follows it.
         let last = candidate.last().max(self.acceptor.log().last());
+        let mut stop = None;
         for slot in commit + 1..=last {
             let theirs = candidate.best(slot);
             let own = self.acceptor.log().get(slot).map(|e| (e.ballot, e.value.clone()));
@@ -256,12 +280,22 @@ impl Consensus {
                 (Some(a), None) | (None, Some(a)) => a.1,
                 (None, None) => Value::from([]),
             };
+            let stops = (self.config.is_stop)(&value);
             let put = self.acceptor.lead(value);
             debug_assert_eq!(put, slot);
+            if stops {
+                stop = Some(put);
+                if !canary::makes(Canary::KeptAboveStop) {
+                    break;
+                }
+            }
         }
-        let start = self.acceptor.lead(Value::from([]));
-        let members = self.config.members.len();
-        let mut leader = Leader::new(ballot, start, commit, members, self.now);
+        let start = match stop {
+            Some(stop) if !canary::makes(Canary::OpensAfterStop) => stop,
+            _ => self.acceptor.lead(Value::from([])),
+        };
+        let replicas = self.config.replicas();
+        let mut leader = Leader::new(ballot, start, commit, replicas, self.now);
         leader.stalled_since_ms = Some(self.now);
         self.state = State::Leading(Box::new(leader));
         self.leader = Some(self.me);

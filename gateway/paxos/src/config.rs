@@ -1,20 +1,38 @@
 //! A group's configuration and bounds, and the state that a restart recovers from disk.
 
-use super::message::{Ballot, Entry, Slot};
+use super::message::{Ballot, Entry, MAX_COUNT, Slot};
 use selvedge_types::ids::{GatewayId, ShardId};
 
-/// The most replicas a group may have.
+/// The most members a configuration may have.
 pub const MAX_MEMBERS: usize = 7;
 
-/// One replica's view of its group.
+/// The most learners a group may have at a time: all other gateways of the largest site.
+pub const MAX_LEARNERS: usize = 63;
+
+/// One replica's view of its group in one configuration.
 #[derive(Debug, Clone)]
 pub struct GroupConfig {
     /// The shard whose log this is.
     pub group: ShardId,
+    /// Numbers the configurations of the group. The core only shows it: the host keeps the messages and the records
+    /// of different configurations apart.
+    pub configuration: u32,
+    /// This gateway: a member, or one of the learners.
     pub me: GatewayId,
-    /// All replicas, including this one; every replica has the same list. The order is the rank: the first is the
-    /// preferred leader, then the second and so on.
+    /// The replicas that vote; every replica has the same list. The order is the rank: the first is the preferred
+    /// leader, then the second and so on.
     pub members: Vec<GatewayId>,
+    /// The members that vote and keep entries but never lead, so they never campaign either. The same list at every
+    /// replica.
+    pub witnesses: Vec<GatewayId>,
+    /// The replicas that the leader sends everything to and that never vote. [`Event::Learners`](super::Event)
+    /// replaces the list while the replica runs; replicas may differ in it for a while.
+    pub learners: Vec<GatewayId>,
+    /// All slots up to this one belong to earlier configurations and are chosen: the slot of the stop that began
+    /// this configuration, 0 for the first.
+    pub base: Slot,
+    /// Tells a stop, which ends the configuration, from all other values. It must depend on the bytes alone.
+    pub is_stop: fn(&[u8]) -> bool,
     pub limits: Limits,
 }
 
@@ -80,20 +98,23 @@ impl Default for Limits {
 /// The durable state that a restart found.
 #[derive(Debug, Clone, Default)]
 pub struct Recovered {
-    /// The highest ballot in a [`Record::Promised`](super::Record::Promised).
+    /// The highest ballot in a [`Record::Promised`](super::Record::Promised). Like everything here, it comes from
+    /// records of this configuration alone: those of an earlier one are neither promises nor votes in this one.
     pub promised: Ballot,
     /// The highest slot in a [`Record::Committed`](super::Record::Committed).
     pub commit: Slot,
-    /// The slot through which a durable snapshot restored the host's machine (0: no snapshot).
+    /// The slot through which a durable snapshot restored the host's machine (0: no snapshot). It may lie below
+    /// [`GroupConfig::base`] if the host has applied the slots in between.
     pub snapshot_slot: Slot,
     /// All accepted entries in the order they were recorded: a later one of the same slot replaces the earlier.
-    /// Those up to `snapshot_slot` may be left out.
+    /// Those up to `snapshot_slot`, or up to [`GroupConfig::base`], may be left out.
     pub entries: Vec<Entry>,
     /// Set if this group lost records that may have been votes: a number drawn fresh at this start. The replica
     /// then ignores everything here but the snapshot, and learns without voting until
     /// [`PaxosEffects::healed`](super::PaxosEffects::healed). The host keeps a durable mark of the damage from
     /// before the first step until then, and passes this field again after a restart in between; records older than
-    /// that mark never belong to a later recovery.
+    /// that mark never belong to a later recovery. The mark outlives the configuration: a replica that is still
+    /// damaged when its configuration stops begins the next one damaged.
     pub damaged: Option<u64>,
 }
 
@@ -104,8 +125,29 @@ pub enum ConfigError {
     Count { group: ShardId, count: usize },
     #[error("group {group} names {member} twice; name each member once")]
     Twice { group: ShardId, member: GatewayId },
-    /// The list of members lacks this gateway.
-    #[error("group {group} has no member {me}; only its members may run it")]
+    /// More than [`MAX_LEARNERS`] learners.
+    #[error("group {group} has {count} learners; give it at most {MAX_LEARNERS}")]
+    Learners { group: ShardId, count: usize },
+    /// A learner would vote, too.
+    #[error(
+        "group {group} names {learner} as a member and as a learner; a learner never votes, so name it once"
+    )]
+    MemberLearns { group: ShardId, learner: GatewayId },
+    /// A witness votes, so it has to be a member.
+    #[error(
+        "group {group} names the witness {witness}, which is no member; name it among the members as well"
+    )]
+    WitnessNotMember { group: ShardId, witness: GatewayId },
+    /// No member may lead.
+    #[error("group {group} has only witnesses, so none of its members may lead; make one a full member")]
+    AllWitnesses { group: ShardId },
+    /// The configuration begins above [`MAX_COUNT`](super::MAX_COUNT).
+    #[error(
+        "configuration {configuration} of group {group} begins after slot {base}, above any that is ever used"
+    )]
+    Base { group: ShardId, configuration: u32, base: Slot },
+    /// Neither the members nor the learners include this gateway.
+    #[error("group {group} has no member or learner {me}; only these may run it")]
     NotMember { group: ShardId, me: GatewayId },
     /// The bounds contradict each other.
     #[error("limits of group {group}: {what}")]
@@ -136,19 +178,43 @@ pub enum ConfigError {
 }
 
 impl GroupConfig {
-    /// Checks the assumptions of the rest of this crate: the number of members, their uniqueness, and the limits.
+    /// The first configuration of a group that has no learners and no witnesses, and in which no value is a stop.
+    pub fn new(group: ShardId, me: GatewayId, members: Vec<GatewayId>, limits: Limits) -> Self {
+        let (witnesses, learners) = (Vec::new(), Vec::new());
+        let is_stop = |_: &[u8]| false;
+        Self { group, configuration: 1, me, members, witnesses, learners, base: 0, is_stop, limits }
+    }
+
+    /// Checks the assumptions of the rest of this crate: who takes part and as what, the base, and the limits.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let group = self.group;
         let count = self.members.len();
         if !(1..=MAX_MEMBERS).contains(&count) {
             return Err(ConfigError::Count { group, count });
         }
-        for (i, &member) in self.members.iter().enumerate() {
-            if self.members.iter().skip(i + 1).any(|&m| m == member) {
-                return Err(ConfigError::Twice { group, member });
+        if self.learners.len() > MAX_LEARNERS {
+            return Err(ConfigError::Learners { group, count: self.learners.len() });
+        }
+        for all in [&self.members, &self.learners, &self.witnesses] {
+            for (i, &member) in all.iter().enumerate() {
+                if all.iter().skip(i + 1).any(|&m| m == member) {
+                    return Err(ConfigError::Twice { group, member });
+                }
             }
         }
-        if !self.members.contains(&self.me) {
+        if let Some(&learner) = self.learners.iter().find(|l| self.members.contains(l)) {
+            return Err(ConfigError::MemberLearns { group, learner });
+        }
+        if let Some(&witness) = self.witnesses.iter().find(|w| !self.members.contains(w)) {
+            return Err(ConfigError::WitnessNotMember { group, witness });
+        }
+        if self.witnesses.len() == count {
+            return Err(ConfigError::AllWitnesses { group });
+        }
+        if self.base > MAX_COUNT {
+            return Err(ConfigError::Base { group, configuration: self.configuration, base: self.base });
+        }
+        if self.rank(self.me).is_none() {
             return Err(ConfigError::NotMember { group, me: self.me });
         }
         let l = &self.limits;
@@ -175,13 +241,47 @@ impl GroupConfig {
         }
         Ok(())
     }
+
+    /// A replica's position among the members, which come first, and the learners.
+    pub(super) fn rank(&self, gateway: GatewayId) -> Option<usize> {
+        self.members.iter().chain(&self.learners).position(|&g| g == gateway)
+    }
+
+    /// The replica of this rank.
+    pub(super) fn gateway(&self, rank: usize) -> Option<GatewayId> {
+        self.members.get(rank).or_else(|| self.learners.get(rank.checked_sub(self.members.len())?)).copied()
+    }
+
+    /// How many replicas there are, learners included.
+    pub(super) fn replicas(&self) -> usize {
+        self.members.len() + self.learners.len()
+    }
+
+    /// The members that may lead.
+    pub(super) fn may_lead(&self) -> Members {
+        let mut set = Members::first(self.members.len());
+        for rank in self.witnesses.iter().filter_map(|w| self.rank(*w)) {
+            set = set.without(Members::only(rank));
+        }
+        set
+    }
 }
 
-/// A set of members of a group, by rank (their position in its list of members).
+/// A set of replicas of a group, by rank: their position in the list of members, continued by the learners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
-pub(super) struct Members(u8);
+pub(super) struct Members(u128);
+
+/// How many replicas a set can hold.
+const MAX_RANKS: usize = MAX_MEMBERS + MAX_LEARNERS;
 
 impl Members {
+    /// All replicas of the lowest ranks, this many.
+    pub fn first(count: usize) -> Self {
+        let mut set = Self::default();
+        (0..count).for_each(|rank| set.insert(rank));
+        set
+    }
+
     pub fn only(rank: usize) -> Self {
         let mut set = Self::default();
         set.insert(rank);
@@ -189,16 +289,20 @@ impl Members {
     }
 
     pub fn insert(&mut self, rank: usize) {
-        debug_assert!(rank < MAX_MEMBERS);
+        debug_assert!(rank < MAX_RANKS);
         self.0 |= 1 << rank;
     }
 
     pub fn contains(self, rank: usize) -> bool {
-        rank < MAX_MEMBERS && self.0 & (1 << rank) != 0
+        rank < MAX_RANKS && self.0 & (1 << rank) != 0
     }
 
     pub fn len(self) -> usize {
         self.0.count_ones() as usize
+    }
+
+    pub fn and(self, others: Self) -> Self {
+        Self(self.0 & others.0)
     }
 
     pub fn without(self, others: Self) -> Self {

@@ -1,10 +1,10 @@
 //! One replica of one group: joins voter, candidate and leader behind one `step`.
 
 use super::acceptor::Acceptor;
-use super::config::{ConfigError, GroupConfig, Members, Recovered};
+use super::config::{ConfigError, GroupConfig, MAX_LEARNERS, Members, Recovered};
 use super::effects::{Event, PaxosEffects, ProposeError, Role};
 use super::election::{Candidate, Canvass};
-use super::leader::Leader;
+use super::leader::{Leader, Progress};
 use super::log::{Log, weight};
 use super::message::{Ballot, Entry, MAX_COUNT, Message, Slot, Value};
 use super::repair::Damage;
@@ -16,7 +16,8 @@ use selvedge_types::ids::GatewayId;
 #[derive(Debug, Clone)]
 pub struct Consensus {
     pub(super) config: GroupConfig,
-    /// This replica's position in the list of members. Inside the core, members go by their positions.
+    /// This replica's rank: its position in the list of members, which the learners continue. Inside the core,
+    /// replicas go by their ranks.
     pub(super) me: usize,
     pub(super) now: u64,
     pub(super) acceptor: Acceptor,
@@ -24,6 +25,10 @@ pub struct Consensus {
     /// The leader of the promised ballot, as far as known.
     pub(super) leader: Option<usize>,
     pub(super) up: Members,
+    /// All gateways that can be reached, as the host listed them last: a learner may be added later.
+    reachable: Vec<GatewayId>,
+    /// The members that may lead: all but the witnesses.
+    may_lead: Members,
     /// The members that should lead only if no other can.
     reluctant: Members,
     pub(super) room: bool,
@@ -42,6 +47,7 @@ pub struct Consensus {
     /// The highest token known to be on disk.
     pub(super) persisted: u64,
     pub(super) announced_commit: Slot,
+    pub(super) announced_stop: bool,
     pub(super) logged_after: Slot,
     pub(super) effects: PaxosEffects,
 }
@@ -72,15 +78,17 @@ impl Consensus {
         config.check()?;
         let group = config.group;
         let count = config.members.len();
-        let me = config.members.iter().position(|&m| m == config.me).unwrap_or(0);
+        let me = config.rank(config.me).unwrap_or(0);
         let absurd =
             |number| if number > MAX_COUNT { Err(ConfigError::Absurd { group, number }) } else { Ok(()) };
         absurd(found.snapshot_slot)?;
-        let mut log = Log::after(found.snapshot_slot);
-        let (mut promised, mut commit) = (Ballot::ZERO, found.snapshot_slot);
+        // All slots up to the base are chosen, and the host has applied them.
+        let floor = found.snapshot_slot.max(config.base);
+        let mut log = Log::after(floor);
+        let (mut promised, mut commit) = (Ballot::ZERO, floor);
         if found.damaged.is_some() {
-            // The others must still be a majority without this one.
-            if count < 3 {
+            // The others must still be a majority without this one; a learner counts for none.
+            if count < 3 && me < count {
                 return Err(ConfigError::DamagedAlone { group, count });
             }
         } else {
@@ -91,7 +99,7 @@ impl Consensus {
                 absurd(entry.slot)?;
                 absurd(entry.ballot.round)?;
                 promised = promised.max(entry.ballot);
-                if entry.slot <= found.snapshot_slot {
+                if entry.slot <= floor {
                     continue;
                 }
                 let (wanted, slot) = (log.last() + 1, entry.slot);
@@ -107,21 +115,26 @@ impl Consensus {
         Ok(Self {
             me,
             now: 0,
-            acceptor: Acceptor::recover(promised, commit, log, memory_bytes),
+            acceptor: Acceptor::recover(promised, commit, log, memory_bytes, config.is_stop),
             state: State::Following,
             leader: None,
             up: Members::only(me),
+            reachable: Vec::new(),
+            may_lead: config.may_lead(),
             reluctant: Members::default(),
             room: true,
             seen: promised,
             campaign_at: 0,
             attempts: 0,
             canvasses: 0,
-            damage: found.damaged.map(|nonce| Damage::new(nonce, me)),
+            damage: found
+                .damaged
+                .map(|nonce| Damage::new(nonce, Members::only(me).and(Members::first(count)))),
             owes_ack: false,
             token: 0,
             persisted: 0,
-            announced_commit: found.snapshot_slot,
+            announced_commit: floor,
+            announced_stop: false,
             logged_after: commit,
             effects: PaxosEffects::default(),
             config,
@@ -133,9 +146,10 @@ impl Consensus {
         self.now = self.now.max(now);
         match event {
             Event::Message { from, message } => {
-                if let Some(rank) = self.rank(from)
+                if let Some(rank) = self.config.rank(from)
                     && rank != self.me
                     && message.is_sound(from)
+                    && (self.is_member(rank) || message.may_come_from_a_learner())
                 {
                     self.hear(rank, message);
                 }
@@ -150,14 +164,18 @@ impl Consensus {
             Event::Room(room) => self.room = room,
             Event::Reluctant(who) => {
                 let mut reluctant = Members::default();
-                who.iter().filter_map(|g| self.rank(*g)).for_each(|rank| reluctant.insert(rank));
-                self.reluctant = reluctant;
+                who.iter().filter_map(|g| self.config.rank(*g)).for_each(|rank| reluctant.insert(rank));
+                self.reluctant = reluctant.and(self.members());
             }
+            Event::Learners(learners) => self.learners(learners),
             Event::StepDown => {
-                if matches!(self.state, State::Leading(_)) {
+                if matches!(self.state, State::Leading(_)) && self.stopped().is_none() {
                     self.resign(self.config.limits.yield_ms);
                 }
             }
+        }
+        if self.stopped().is_some() && matches!(self.state, State::Canvassing(_) | State::Preparing(_)) {
+            self.follow(None); // nobody needs another leader in this configuration
         }
         self.check_healed();
     }
@@ -175,6 +193,9 @@ impl Consensus {
         };
         if value.len() > limits.value_bytes {
             return Err(ProposeError::TooLarge { bytes: value.len(), limit: limits.value_bytes });
+        }
+        if self.acceptor.stop().is_some() && !canary::makes(Canary::ProposesAfterStop) {
+            return Err(ProposeError::Stopping);
         }
         if !self.room {
             return Err(ProposeError::NoRoom);
@@ -197,7 +218,8 @@ impl Consensus {
             && let (State::Following, Some(leader)) = (&self.state, self.leader)
         {
             let (ballot, upto) = (self.acceptor.promised(), self.acceptor.prefix());
-            let (commit, vote) = (self.acceptor.commit(), self.damage.is_none());
+            let may_vote = self.is_member(self.me) || canary::makes(Canary::LearnerVotes);
+            let (commit, vote) = (self.acceptor.commit(), may_vote && self.damage.is_none());
             let accepted = Message::Accepted { ballot, upto, commit, vote };
             if canary::makes(Canary::AcceptedBeforeFsync) {
                 self.send(leader, accepted);
@@ -223,19 +245,23 @@ impl Consensus {
             self.announced_commit = self.acceptor.commit();
             effects.commit = Some(self.announced_commit);
         }
+        if !self.announced_stop {
+            effects.stopped = self.stopped();
+            self.announced_stop = effects.stopped.is_some();
+        }
         effects
     }
 
     /// When the group next needs [`Event::Timer`]; none as long as nothing is outstanding.
     pub fn deadline(&self) -> Option<u64> {
         if let Some(damage) = &self.damage {
-            return damage.deadline(self.is_led(), self.up);
+            return if self.stopped().is_none() { self.damage_deadline(damage) } else { None };
         }
         match &self.state {
-            State::Following => (!self.is_led() && self.sees_quorum()).then_some(self.campaign_at),
+            State::Following => self.seeks_leader().then_some(self.campaign_at),
             State::Canvassing(canvass) => Some(canvass.until_ms),
             State::Preparing(candidate) => Some(candidate.until_ms.min(candidate.resend_at_ms)),
-            State::Leading(leader) => leader.deadline(self.up, &self.config.limits),
+            State::Leading(leader) => leader.deadline(self.up, self.stopped(), &self.config.limits),
         }
     }
 
@@ -243,6 +269,7 @@ impl Consensus {
     pub fn role(&self) -> Role {
         match &self.state {
             _ if self.damage.is_some() => Role::Damaged,
+            _ if !self.is_member(self.me) => Role::Learner,
             State::Following => Role::Follower,
             State::Canvassing(_) | State::Preparing(_) => Role::Candidate,
             State::Leading(_) => Role::Leader,
@@ -251,7 +278,7 @@ impl Consensus {
 
     /// The leader, as far as this replica knows.
     pub fn leader(&self) -> Option<GatewayId> {
-        self.leader.and_then(|rank| self.config.members.get(rank).copied())
+        self.leader.and_then(|rank| self.config.gateway(rank))
     }
 
     /// The highest ballot promised here; a leader's own.
@@ -298,13 +325,40 @@ impl Consensus {
         self.damage.is_none().then_some(self.logged_after)
     }
 
-    /// The configuration that the group was set up with.
+    /// The slot of the stop that ends this configuration, if it is known to be chosen.
+    pub fn stopped(&self) -> Option<Slot> {
+        self.acceptor.stopped()
+    }
+
+    /// While this replica leads: the slot up to which another member or a learner has everything on disk, as far as
+    /// it has said so (0: it has not answered yet).
+    pub fn progress(&self, of: GatewayId) -> Option<Slot> {
+        let State::Leading(leader) = &self.state else { return None };
+        let rank = self.config.rank(of)?;
+        leader.followers.get(rank).filter(|_| rank != self.me).map(|f| f.matched)
+    }
+
+    /// The configuration that the group was set up with, and its present learners.
     pub fn config(&self) -> &GroupConfig {
         &self.config
     }
 
-    fn rank(&self, gateway: GatewayId) -> Option<usize> {
-        self.config.members.iter().position(|&m| m == gateway)
+    pub(super) fn is_member(&self, rank: usize) -> bool {
+        rank < self.config.members.len()
+    }
+
+    pub(super) fn members(&self) -> Members {
+        Members::first(self.config.members.len())
+    }
+
+    /// Whether this replica looks for a leader when its turn comes: it campaigns, or says that it does not lead.
+    pub(super) fn seeks_leader(&self) -> bool {
+        self.stopped().is_none() && !self.is_led() && self.sees_quorum()
+    }
+
+    /// Whether this replica campaigns at all: it is neither a learner nor a witness, and its configuration goes on.
+    pub(super) fn may_campaign(&self) -> bool {
+        self.may_lead.contains(self.me) && self.stopped().is_none()
     }
 
     /// The number of members that make a majority.
@@ -313,7 +367,7 @@ impl Consensus {
     }
 
     pub(super) fn sees_quorum(&self) -> bool {
-        self.up.len() >= self.quorum()
+        self.up.and(self.members()).len() >= self.quorum()
     }
 
     /// Whether the leader is known and up.
@@ -321,19 +375,20 @@ impl Consensus {
         self.leader.is_some_and(|leader| self.up.contains(leader))
     }
 
+    /// The ranks of all other members; learners are not among them.
     pub(super) fn others(&self) -> impl Iterator<Item = usize> + use<> {
         let me = self.me;
         (0..self.config.members.len()).filter(move |&rank| rank != me)
     }
 
     pub(super) fn send(&mut self, to: usize, message: Message) {
-        if let Some(&to) = self.config.members.get(to) {
+        if let Some(to) = self.config.gateway(to) {
             self.effects.send.push((to, message));
         }
     }
 
     pub(super) fn send_after(&mut self, to: usize, message: Message) {
-        if let Some(&to) = self.config.members.get(to) {
+        if let Some(to) = self.config.gateway(to) {
             self.effects.send_after.push((to, message));
         }
     }
@@ -398,7 +453,7 @@ impl Consensus {
         let promised = self.acceptor.promised();
         if promised > ballot {
             self.send(from, Message::Refused { promised });
-        } else if self.damage.is_none() {
+        } else if self.damage.is_none() && self.is_member(self.me) {
             // A promise of a higher ballot that is not on disk yet has reached no other replica, so ignoring it
             // would be safe. It is honoured all the same.
             self.send(from, Message::Confirmed { ballot, n });
@@ -422,12 +477,13 @@ impl Consensus {
 
     fn peers(&mut self, up: &[GatewayId], restarted: &[GatewayId]) {
         let before = self.up;
+        self.reachable = up.to_vec();
         self.up = Members::only(self.me);
         let (mut fresh, mut lost_leader) = (Members::default(), false);
-        for rank in self.others() {
-            let Some(id) = self.config.members.get(rank) else { continue };
-            let is_up = up.contains(id);
-            let restarted = before.contains(rank) && restarted.contains(id);
+        for rank in (0..self.config.replicas()).filter(|&rank| rank != self.me) {
+            let Some(id) = self.config.gateway(rank) else { continue };
+            let is_up = up.contains(&id);
+            let restarted = before.contains(rank) && restarted.contains(&id);
             if is_up {
                 self.up.insert(rank);
                 if !before.contains(rank) || restarted {
@@ -438,8 +494,10 @@ impl Consensus {
         }
         let commit = self.acceptor.commit();
         let quorum = self.sees_quorum();
+        let stopped = self.stopped().is_some();
         match &mut self.state {
-            State::Leading(_) if !quorum => self.resign(0),
+            // A leader whose configuration has ended needs no majority to tell the others so.
+            State::Leading(_) if !quorum && !stopped => self.resign(0),
             State::Leading(leader) => {
                 for (rank, follower) in leader.followers.iter_mut().enumerate() {
                     if fresh.contains(rank) {
@@ -458,13 +516,45 @@ impl Consensus {
         }
     }
 
+    /// Replaces the learners. What a leader knows of those that stay remains.
+    fn learners(&mut self, wanted: Vec<GatewayId>) {
+        let members = self.config.members.len();
+        let learns = (!self.is_member(self.me)).then_some(self.config.me);
+        let mut learners: Vec<_> = learns.into_iter().collect();
+        for id in wanted {
+            if learners.len() < MAX_LEARNERS && !self.config.members.contains(&id) && !learners.contains(&id)
+            {
+                learners.push(id);
+            }
+        }
+        let old = std::mem::replace(&mut self.config.learners, learners);
+        self.me = self.config.rank(self.config.me).unwrap_or(self.me);
+        let mut up = self.up.and(self.members());
+        up.insert(self.me);
+        for (rank, learner) in (members..).zip(&self.config.learners) {
+            if self.reachable.contains(learner) {
+                up.insert(rank);
+            }
+        }
+        self.up = up;
+        let commit = self.acceptor.commit();
+        if let State::Leading(leader) = &mut self.state {
+            let mut known = leader.followers.split_off(members);
+            for learner in &self.config.learners {
+                let at = old.iter().position(|l| l == learner);
+                let progress = at.and_then(|at| known.get_mut(at)).map(std::mem::take);
+                leader.followers.push(progress.unwrap_or_else(|| Progress::unknown(commit)));
+            }
+        }
+    }
+
     fn timer(&mut self) {
         if self.damage.is_some() {
             return self.ask_around();
         }
         match &self.state {
             State::Following => {
-                if !self.is_led() && self.sees_quorum() && self.campaign_at <= self.now {
+                if self.seeks_leader() && self.campaign_at <= self.now {
                     self.canvass();
                 }
             }
@@ -490,6 +580,9 @@ impl Consensus {
             if slot > next || slot > MAX_COUNT || (slot == next && grows && self.acceptor.is_full()) {
                 return;
             }
+            if self.stopped().is_some() {
+                return; // this slot belongs to the next configuration
+            }
             if slot == next {
                 self.acceptor.learn(value);
                 self.owes_ack = true;
@@ -501,6 +594,9 @@ impl Consensus {
     fn jump(&mut self, slot: Slot) {
         if slot > MAX_COUNT {
             return;
+        }
+        if slot > self.acceptor.commit() && self.stopped().is_some() {
+            return; // a snapshot of a later configuration
         }
         self.announced_commit = self.announced_commit.max(slot);
         if slot <= self.acceptor.commit() {
@@ -541,12 +637,14 @@ impl Consensus {
         }
     }
 
-    /// This replica's turn to campaign among those that are up, from 0; reluctant replicas come last.
+    /// This replica's turn to campaign among those that are up, from 0; reluctant replicas come last, and those that
+    /// never lead after them.
     pub(super) fn turn(&self) -> u64 {
-        let willing = self.up.without(self.reluctant);
-        let turn = match self.reluctant.contains(self.me) {
-            false => willing.before(self.me),
-            true => willing.len() + self.up.without(willing).before(self.me),
+        let up = self.up.and(self.may_lead);
+        let willing = up.without(self.reluctant);
+        let turn = match willing.contains(self.me) {
+            true => willing.before(self.me),
+            false => willing.len() + up.without(willing).before(self.me),
         };
         turn as u64
     }

@@ -8,7 +8,7 @@ impl Consensus {
     /// nothing that only decides *when* or in which portions it sends something. Two replicas with the same digest
     /// differ at most in
     ///
-    /// - the configuration, the clock, and every point in time to do something: only the timer reads these;
+    /// - the configuration (learners included), the clock, and every point in time to do something: only the timer reads these;
     /// - which members are reluctant to lead, and the numbers of attempts: these space campaigns and match the
     ///   answers of canvasses;
     /// - what a leader believes to be under way to a follower and where it continues (of a follower, only its votes
@@ -17,7 +17,7 @@ impl Consensus {
     pub fn digest(&self, state: &mut impl Hasher) {
         (&self.acceptor, self.leader, self.up, self.room, self.seen, self.owes_ack).hash(state);
         (self.acceptor.commit() - self.announced_commit.min(self.acceptor.commit())).hash(state);
-        self.effects.hash(state);
+        (self.announced_stop, &self.effects).hash(state);
         std::mem::discriminant(&self.state).hash(state);
         match &self.state {
             State::Following => {}

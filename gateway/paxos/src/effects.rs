@@ -41,15 +41,20 @@ pub enum Event {
         /// The chosen values of `from` and the slots after it.
         values: Vec<Value>,
     },
-    /// The host has replaced its machine by a snapshot through this slot, and that snapshot is durable.
+    /// The host has replaced its machine by a snapshot through this slot, and that snapshot is durable. The host
+    /// reports no snapshot that holds the stop of this configuration: it makes the next [`Consensus`](super::Consensus)
+    /// from that one.
     SnapshotInstalled { slot: Slot },
     /// Whether the disk has room. Without room, the replica treats a message that would make it write as lost.
     Room(bool),
     /// The gateways that should lead only if no other can: when there is no leader, they campaign after all others.
     /// Each event of this kind replaces the previous one.
     Reluctant(Vec<GatewayId>),
+    /// These are the learners from now on, as far as they are valid: members, repeated ones and those beyond
+    /// [`MAX_LEARNERS`](super::MAX_LEARNERS) are left out, and a learner stays one itself.
+    Learners(Vec<GatewayId>),
     /// Stop leading (for example to drain this gateway) and leave it to the others for
-    /// [`Limits::yield_ms`](super::Limits::yield_ms).
+    /// [`Limits::yield_ms`](super::Limits::yield_ms). Ignored once the stop is chosen.
     StepDown,
 }
 
@@ -60,7 +65,8 @@ pub enum Event {
 #[must_use]
 pub struct PaxosEffects {
     pub send: Vec<(GatewayId, Message)>,
-    /// To append to the log. `Committed` alone would need no fsync, but it never comes alone.
+    /// To append to the log. `Committed` alone would need no fsync; it comes alone only if it says that the stop
+    /// is chosen.
     pub records: Vec<Record>,
     /// Names these records and all before them; 0 as long as there were none. Grows, from 1 at each start. If there
     /// are records, the group expects [`Event::Persisted`] once they are on disk.
@@ -69,12 +75,16 @@ pub struct PaxosEffects {
     pub send_after: Vec<(GatewayId, Message)>,
     /// The commit index, if it rose: the host applies up to here.
     pub commit: Option<Slot>,
+    /// The slot of the stop, which is chosen now: reported once at each start. `records` say so, too, unless a
+    /// restart found it on disk. The host applies up to here and then makes the next configuration.
+    pub stopped: Option<Slot>,
     /// Reads that the host may serve as soon as it has applied the slot.
     pub reads: Vec<(u64, Slot)>,
     /// Reads that can't be served here: the client should ask the leader, or try again.
     pub reads_failed: Vec<u64>,
-    /// Followers of this leader that need entries which have left its memory. They are named again from time to
-    /// time until they have caught up.
+    /// Followers and learners of this leader that need entries which have left its memory. They are named again
+    /// from time to time until they have caught up. A replica that can't lead names candidates that need such
+    /// entries.
     pub behind: Vec<GatewayId>,
     /// Role, leader or ballot changed. Proposals of an earlier ballot that are not yet committed may or may not be
     /// chosen.
@@ -91,6 +101,7 @@ impl PaxosEffects {
             && self.records.is_empty()
             && self.send_after.is_empty()
             && self.commit.is_none()
+            && self.stopped.is_none()
             && self.reads.is_empty()
             && self.reads_failed.is_empty()
             && self.behind.is_empty()
@@ -110,6 +121,8 @@ pub enum Role {
     Leader,
     /// Has lost records: it learns, and does not vote.
     Damaged,
+    /// Receives everything and never votes in this configuration.
+    Learner,
 }
 
 /// Why a value was not proposed. The replica keeps nothing of it.
@@ -127,6 +140,9 @@ pub enum ProposeError {
     WindowFull,
     #[error("the disk is full; try again when there is room")]
     NoRoom,
+    /// The log holds a stop, after which this configuration has no slots.
+    #[error("this configuration of the group ends; try again in the next one")]
+    Stopping,
     /// The value is larger than [`Limits::value_bytes`](super::Limits::value_bytes).
     #[error("a value of {bytes} bytes is above the limit of {limit}; split it")]
     TooLarge { bytes: usize, limit: usize },

@@ -11,18 +11,23 @@ use std::hash::{Hash, Hasher};
 /// The most messages to one follower that are not yet answered.
 const MAX_IN_FLIGHT_MESSAGES: usize = 64;
 
+/// Once the stop is chosen, a follower that answers nothing is told so this many times (in half a minute and more, by
+/// default): it may have gone on to the next configuration.
+const MAX_STOP_NOTICES: u32 = 30;
+
 /// A replica that leads in `ballot`.
 #[derive(Debug, Clone)]
 pub(super) struct Leader {
     /// The ballot, which is on this replica's disk.
     pub ballot: Ballot,
-    /// The slot of the first entry that is this ballot's own: the leader adopted all entries below.
+    /// The slot of the first entry that is this ballot's own: the leader adopted all entries below. If it adopted a
+    /// stop, it has none of its own, and this is the stop's slot.
     pub start: Slot,
     /// The last slot up to which this replica's log is on disk: its own vote.
     own: Slot,
     /// For each token that is not yet on disk, the last slot that it covers.
     writing: VecDeque<(u64, Slot)>,
-    /// By rank; the leader's own place is unused.
+    /// By rank, the learners after the members; the leader's own place is unused.
     pub followers: Vec<Progress>,
     /// Since when proposals are open without any being chosen.
     pub stalled_since_ms: Option<u64>,
@@ -57,8 +62,11 @@ pub(super) struct Progress {
     told_behind: bool,
     /// When to resend, or to send news of commits; none while there is nothing to send.
     resend_at_ms: Option<u64>,
-    /// How many resends in a row brought no progress.
+    /// How many resends in a row brought no progress; it sets the wait before the next and rises no further than
+    /// that does.
     silence: u32,
+    /// How many resends in a row went unanswered.
+    unanswered: u32,
 }
 
 /// Linearizable reads of a leader: each waits for a round of confirmation that began after the read arrived.
@@ -89,21 +97,13 @@ impl Reads {
 
 impl Leader {
     /// Starts to lead: all slots up to `commit` are chosen, `start` is the slot of the first entry of its own.
-    pub fn new(ballot: Ballot, start: Slot, commit: Slot, members: usize, now: u64) -> Self {
-        // An optimistic guess: a follower that is not that far says where it is.
-        let progress = || Progress {
-            next: commit + 1,
-            rewound_to: commit + 1,
-            probe_due: true,
-            probing: true,
-            ..Progress::default()
-        };
+    pub fn new(ballot: Ballot, start: Slot, commit: Slot, replicas: usize, now: u64) -> Self {
         Self {
             ballot,
             start,
             own: commit,
             writing: VecDeque::new(),
-            followers: (0..members).map(|_| progress()).collect(),
+            followers: (0..replicas).map(|_| Progress::unknown(commit)).collect(),
             stalled_since_ms: None,
             heard_ms: now,
             reads: Reads::default(),
@@ -137,10 +137,13 @@ impl Leader {
 
     /// The last slot that a quorum has voted for in this ballot. The leader's own vote counts only as far as it is
     /// on disk.
-    pub fn chosen(&self, me: usize, quorum: usize) -> Slot {
+    pub fn chosen(&self, me: usize, members: usize) -> Slot {
+        let quorum = members / 2 + 1;
+        let voters = if canary::makes(Canary::LearnerVotes) { self.followers.len() } else { members };
         let mut votes: Vec<Slot> = self
             .followers
             .iter()
+            .take(voters)
             .enumerate()
             .map(|(r, f)| if r == me { self.own } else { f.voted })
             .collect();
@@ -165,6 +168,13 @@ impl Leader {
 }
 
 impl Progress {
+    /// Nothing is known of the follower yet.
+    pub fn unknown(commit: Slot) -> Self {
+        // An optimistic guess: a follower that is not that far says where it is.
+        let next = commit + 1;
+        Self { next, rewound_to: next, probe_due: true, probing: true, ..Self::default() }
+    }
+
     /// The follower's process or link is a new one: messages under way may be lost, and its commit index may be
     /// lower.
     pub fn reset(&mut self, leader_commit: Slot) {
@@ -173,6 +183,7 @@ impl Progress {
         self.told_commit = 0;
         self.told_behind = false;
         self.silence = 0;
+        self.unanswered = 0;
         self.probe_due = true;
     }
 
@@ -181,6 +192,7 @@ impl Progress {
         if upto > self.matched || commit > self.commit {
             self.silence = 0;
         }
+        self.unanswered = 0;
         self.resend_at_ms = None;
         self.matched = self.matched.max(upto);
         if vote {
@@ -200,6 +212,7 @@ impl Progress {
 
     /// The follower could not take an accept, because its prefix ends at `prefix`.
     pub fn lagging(&mut self, prefix: Slot) {
+        self.unanswered = 0;
         // One of several accepts that hit the same gap: the message that fills it is under way.
         if self.probing && self.rewound_to == prefix + 1 && !self.in_flight.is_empty() {
             return;
@@ -222,14 +235,19 @@ impl Progress {
         self.matched >= acceptor.log().last() && self.commit >= acceptor.commit()
     }
 
-    /// When to resend, if anything is unanswered.
-    pub fn deadline(&self) -> Option<u64> {
-        self.resend_at_ms
+    /// The stop is chosen: from now on, the resends are counted.
+    pub fn begin_stop_notices(&mut self) {
+        self.unanswered = 0;
+    }
+
+    /// When to resend, if anything is unanswered. Once the stop is chosen, this ends.
+    pub fn deadline(&self, stopped: bool) -> Option<u64> {
+        self.resend_at_ms.filter(|_| !stopped || self.unanswered < MAX_STOP_NOTICES)
     }
 
     /// Prepares a resend if its time has come.
     pub fn timer(&mut self, now: u64, acceptor: &Acceptor) {
-        if self.resend_at_ms.is_none_or(|at| at > now) {
+        if self.deadline(acceptor.stopped().is_some()).is_none_or(|at| at > now) {
             return;
         }
         self.probe_due = true;
@@ -237,6 +255,7 @@ impl Progress {
         let only_news = self.matched >= acceptor.log().last() && self.told_commit < acceptor.commit();
         if !only_news {
             self.silence = (self.silence + 1).min(MAX_RESEND_DOUBLINGS);
+            self.unanswered = self.unanswered.saturating_add(1);
             self.rewind(if self.matched > 0 { self.matched + 1 } else { acceptor.commit() + 1 });
             self.told_behind = false;
         }

@@ -153,7 +153,9 @@ mod message;
 mod reign;
 mod repair;
 
-pub use config::{ConfigError, GroupConfig, Limits, MAX_MEMBERS, MAX_RESEND_DOUBLINGS, Recovered};
+pub use config::{
+    ConfigError, GroupConfig, Limits, MAX_LEARNERS, MAX_MEMBERS, MAX_RESEND_DOUBLINGS, Recovered,
+};
 pub use consensus::Consensus;
 pub use effects::{Event, PaxosEffects, ProposeError, Role};
 pub use message::{Ballot, Entry, MAX_COUNT, Message, Record, Slot, Value};

@@ -65,6 +65,15 @@ impl Log {
         true
     }
 
+    /// Drops all slots above this one.
+    pub fn cut(&mut self, after: Slot) {
+        while self.last() > after
+            && let Some(entry) = self.entries.pop_back()
+        {
+            self.bytes -= weight(entry.value.len());
+        }
+    }
+
     /// Drops all slots up to this one; if none remains, the log continues after it.
     pub fn trim(&mut self, through: Slot) {
         while self.first <= through {
@@ -119,6 +128,20 @@ mod tests {
         assert_eq!((log.first(), log.last()), (2, 2));
         log.trim(9);
         assert_eq!((log.first(), log.last(), log.bytes()), (10, 9, 0));
+    }
+
+    #[test]
+    fn a_cut_drops_what_lies_above() {
+        let mut log = Log::after(3);
+        for slot in 4..=6 {
+            assert!(log.put(entry(slot, 2)));
+        }
+        log.cut(4);
+        assert_eq!((log.first(), log.last(), log.bytes()), (4, 4, 2 + ENTRY_OVERHEAD_BYTES));
+        log.cut(9);
+        assert_eq!(log.last(), 4);
+        log.cut(0);
+        assert_eq!((log.first(), log.last(), log.bytes()), (4, 3, 0));
     }
 
     #[test]

@@ -186,6 +186,19 @@ pub enum Message {
 }
 
 impl Message {
+    /// Whether a learner ever sends this. Anything else would make it a voter or a leader.
+    pub(super) fn may_come_from_a_learner(&self) -> bool {
+        matches!(
+            self,
+            Self::Accepted { .. }
+                | Self::Lagging { .. }
+                | Self::Refused { .. }
+                | Self::Resigned { .. }
+                | Self::Recovering { .. }
+                | Self::Rejoin { .. }
+        )
+    }
+
     /// Whether a correct member could have sent these numbers. This keeps arithmetic on them from overflowing and
     /// any gateway from leading in another's ballot.
     pub(super) fn is_sound(&self, from: GatewayId) -> bool {

@@ -2,15 +2,15 @@
 
 use super::config::{Limits, Members};
 use super::consensus::{Consensus, State};
-use super::leader::Leader;
+use super::leader::{Leader, Progress};
 use super::message::{Ballot, Message, Slot};
 use selvedge_types::canary::{self, Canary};
 
 impl Leader {
     /// When the leader next wants the timer.
-    pub(super) fn deadline(&self, up: Members, limits: &Limits) -> Option<u64> {
+    pub(super) fn deadline(&self, up: Members, stopped: Option<Slot>, limits: &Limits) -> Option<u64> {
         let followers = self.followers.iter().enumerate().filter(|(rank, _)| up.contains(*rank));
-        let resend = followers.filter_map(|(_, f)| f.deadline()).min();
+        let resend = followers.filter_map(|(_, f)| f.deadline(stopped.is_some())).min();
         let reads = (!self.reads.asked.is_empty()).then_some(self.reads.resend_at_ms);
         let stall = self.stalled_since_ms.map(|since| since + limits.stall_ms);
         resend.into_iter().chain(reads).chain(stall).min()
@@ -20,25 +20,29 @@ impl Leader {
 impl Consensus {
     pub(super) fn on_accepted(&mut self, from: usize, ballot: Ballot, upto: Slot, commit: Slot, vote: bool) {
         let last = self.acceptor.prefix();
-        let now = self.now;
+        let (now, votes) = (self.now, self.is_member(from));
         let Some(leader) = self.leading(ballot) else { return };
         let Some(follower) = leader.followers.get_mut(from) else { return };
         if upto > last {
             return; // it can't have entries that were never sent
         }
         follower.accepted(upto, commit, vote);
-        leader.heard_ms = now;
+        if votes {
+            leader.heard_ms = now; // that a learner answers says nothing of the majority
+        }
         self.count_votes();
     }
 
     pub(super) fn on_lagging(&mut self, from: usize, ballot: Ballot, prefix: Slot) {
         let last = self.acceptor.prefix();
-        let now = self.now;
+        let (now, votes) = (self.now, self.is_member(from));
         let Some(leader) = self.leading(ballot) else { return };
         if let Some(follower) = leader.followers.get_mut(from)
             && prefix <= last
         {
-            leader.heard_ms = now;
+            if votes {
+                leader.heard_ms = now;
+            }
             follower.lagging(prefix);
         }
     }
@@ -52,14 +56,17 @@ impl Consensus {
 
     /// Raises the commit index to what a quorum has voted for.
     pub(super) fn count_votes(&mut self) {
-        let quorum = self.quorum();
+        let members = self.config.members.len();
         let State::Leading(leader) = &mut self.state else { return };
         // Every slot above the commit index was proposed in this ballot, so only votes in it count.
-        let chosen = leader.chosen(self.me, quorum).min(self.acceptor.prefix());
+        let chosen = leader.chosen(self.me, members).min(self.acceptor.prefix());
         if chosen > self.acceptor.commit() {
             self.acceptor.commit_to(chosen);
             let open = self.acceptor.prefix() > chosen;
             leader.stalled_since_ms = open.then_some(self.now);
+            if self.acceptor.stopped().is_some() {
+                leader.followers.iter_mut().for_each(Progress::begin_stop_notices);
+            }
         }
     }
 
@@ -69,7 +76,7 @@ impl Consensus {
         let (now, me, up) = (self.now, self.me, self.up);
         let ballot = leader.ballot;
         for (rank, follower) in leader.followers.iter_mut().enumerate() {
-            let Some(&id) = self.config.members.get(rank) else { continue };
+            let Some(id) = self.config.gateway(rank) else { continue };
             if rank == me || !up.contains(rank) {
                 continue;
             }
@@ -82,7 +89,14 @@ impl Consensus {
     }
 
     pub(super) fn read(&mut self, id: u64) {
+        let stop = self.acceptor.stop();
+        let stopped = self.stopped().is_some();
         match &mut self.state {
+            // The next configuration may have chosen values already. If this leader adopted the stop, an earlier leader
+            // may have had it chosen; otherwise, nobody knows before this leader that it is.
+            State::Leading(leader) if stopped || stop == Some(leader.start) => {
+                self.effects.reads_failed.push(id)
+            }
             State::Leading(leader) if leader.reads.len() < self.config.limits.waiting_reads => {
                 leader.reads.waiting.push(id);
             }

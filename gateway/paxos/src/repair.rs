@@ -21,8 +21,9 @@ pub(super) struct Damage {
 }
 
 impl Damage {
-    pub fn new(nonce: u64, me: usize) -> Self {
-        let answered = Members::only(me);
+    /// `me`: this replica, if it is a member.
+    pub fn new(nonce: u64, me: Members) -> Self {
+        let answered = me;
         Self { nonce, answered, above: Ballot::ZERO, mark: None, asked_all: false, ask_at_ms: 0 }
     }
 
@@ -33,12 +34,6 @@ impl Damage {
         self.ask_at_ms = self.ask_at_ms.min(now);
     }
 
-    /// When to ask again; none as long as there is no one to ask.
-    pub fn deadline(&self, led: bool, up: Members) -> Option<u64> {
-        let somebody = if self.asked_all { up.len() > 1 } else { up.without(self.answered).len() > 0 };
-        ((self.mark.is_none() || !led) && somebody).then_some(self.ask_at_ms)
-    }
-
     /// Adds what [`Consensus::digest`](super::Consensus::digest) compares.
     pub fn digest(&self, state: &mut impl Hasher) {
         (self.nonce, self.answered, self.above, self.mark, self.asked_all).hash(state);
@@ -46,10 +41,21 @@ impl Damage {
 }
 
 impl Consensus {
+    /// When to ask again; none as long as there is no one to ask.
+    pub(super) fn damage_deadline(&self, damage: &Damage) -> Option<u64> {
+        let up = self.up.and(self.members()).without(Members::only(self.me));
+        let led = self.is_led();
+        let somebody = if damage.asked_all { up.len() > 0 } else { up.without(damage.answered).len() > 0 };
+        ((damage.mark.is_none() || !led) && somebody).then_some(damage.ask_at_ms)
+    }
+
     /// Sends the questions that are still open, if their time has come.
     pub(super) fn ask_around(&mut self) {
         let (now, wait) = (self.now, self.config.limits.resend_ms);
         let (led, leader) = (self.is_led(), self.leader);
+        if self.stopped().is_some() {
+            return; // the next configuration begins damaged
+        }
         let Some(damage) = &mut self.damage else { return };
         if damage.ask_at_ms > now {
             return;
@@ -73,6 +79,9 @@ impl Consensus {
     }
 
     pub(super) fn on_recovering(&mut self, from: usize, nonce: u64) {
+        if !self.is_member(self.me) {
+            return; // a learner has promised nothing
+        }
         let (promised, damaged) = (self.acceptor.promised(), self.damage.is_some());
         self.send_after(from, Message::Standing { nonce, promised, damaged });
     }
@@ -104,7 +113,7 @@ impl Consensus {
         if leader.ballot > above {
             let slot = leader.start;
             self.send(from, Message::Mark { nonce, slot });
-        } else if self.room && self.acceptor.commit() >= leader.start {
+        } else if self.room && self.may_campaign() && self.acceptor.commit() >= leader.start {
             self.prepare();
         }
     }
@@ -122,6 +131,10 @@ impl Consensus {
     pub(super) fn check_healed(&mut self) {
         let commit = self.acceptor.commit();
         let Some(damage) = &self.damage else { return };
+        if self.stopped().is_some() {
+            // It may have voted in the next configuration as well, so it goes on damaged there.
+            return;
+        }
         if damage.mark.is_some_and(|mark| commit >= mark) && self.room {
             let above = damage.above;
             self.damage = None;

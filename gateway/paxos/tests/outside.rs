@@ -2,14 +2,14 @@
 //! a member sends.
 
 use selvedge_paxos::{
-    Ballot, ConfigError, Consensus, Entry, Event, GroupConfig, Limits, MAX_COUNT, MAX_MEMBERS, Message,
-    ProposeError, Recovered, Slot, Value,
+    Ballot, ConfigError, Consensus, Entry, Event, GroupConfig, Limits, MAX_COUNT, MAX_LEARNERS, MAX_MEMBERS,
+    Message, ProposeError, Recovered, Role, Slot, Value,
 };
 use selvedge_types::ids::{GatewayId, ShardId};
 
 fn config(me: u16, members: &[u16]) -> GroupConfig {
     let members = members.iter().copied().map(GatewayId).collect();
-    GroupConfig { group: ShardId(3), me: GatewayId(me), members, limits: Limits::default() }
+    GroupConfig::new(ShardId(3), GatewayId(me), members, Limits::default())
 }
 
 fn entry(slot: Slot) -> Entry {
@@ -26,6 +26,77 @@ fn a_bad_configuration_is_named() {
     let mut tight = config(1, &[1, 2, 3]);
     tight.limits.memory_bytes = tight.limits.window_bytes;
     assert!(matches!(Consensus::new(tight).unwrap_err(), ConfigError::Limits { .. }));
+}
+
+#[test]
+fn a_configuration_that_contradicts_itself_is_named() {
+    let ids = |all: &[u16]| all.iter().copied().map(GatewayId).collect::<Vec<_>>();
+    let error = |learners: &[u16], witnesses: &[u16]| {
+        let (learners, witnesses) = (ids(learners), ids(witnesses));
+        Consensus::new(GroupConfig { learners, witnesses, ..config(1, &[1, 2, 3]) }).unwrap_err()
+    };
+    assert!(matches!(error(&[4, 4], &[]), ConfigError::Twice { member: GatewayId(4), .. }));
+    assert!(matches!(error(&[1], &[]), ConfigError::MemberLearns { learner: GatewayId(1), .. }));
+    assert!(matches!(error(&[], &[2, 2]), ConfigError::Twice { member: GatewayId(2), .. }));
+    assert!(matches!(error(&[], &[4]), ConfigError::WitnessNotMember { witness: GatewayId(4), .. }));
+    assert!(matches!(error(&[4], &[4]), ConfigError::WitnessNotMember { .. }));
+    assert!(matches!(error(&[], &[3, 1, 2]), ConfigError::AllWitnesses { .. }));
+    let many: Vec<_> = (10..11 + MAX_LEARNERS as u16).collect();
+    assert!(matches!(error(&many, &[]), ConfigError::Learners { .. }));
+    let twice = Consensus::new(config(1, &[1, 1, 2])).unwrap_err();
+    assert!(matches!(twice, ConfigError::Twice { member: GatewayId(1), .. }));
+    let late = GroupConfig { base: MAX_COUNT + 1, configuration: 9, ..config(1, &[1, 2, 3]) };
+    assert!(matches!(Consensus::new(late).unwrap_err(), ConfigError::Base { configuration: 9, .. }));
+    let stranger = GroupConfig { learners: ids(&[5]), ..config(4, &[1, 2, 3]) };
+    assert!(matches!(Consensus::new(stranger).unwrap_err(), ConfigError::NotMember { .. }));
+}
+
+#[test]
+fn the_largest_group_has_room_for_every_learner() {
+    let members: Vec<_> = (1..=MAX_MEMBERS as u16).collect();
+    let learners: Vec<_> = (100..100 + MAX_LEARNERS as u16).map(GatewayId).collect();
+    let last = *learners.last().unwrap();
+    let group = GroupConfig { learners: learners.clone(), ..config(last.0, &members) };
+    assert_eq!(Consensus::new(group).unwrap().role(), Role::Learner);
+    let mut group =
+        Consensus::new(GroupConfig { learners: learners.clone(), ..config(1, &members) }).unwrap();
+    group.step(0, Event::Peers { up: learners.clone(), restarted: learners });
+    // Learners that are reached make no majority, and nobody waits for anything.
+    assert_eq!(group.deadline(), None);
+}
+
+#[test]
+fn learners_that_can_not_be_are_left_out() {
+    let mut group = Consensus::new(config(1, &[1, 2, 3])).unwrap();
+    let many = [2, 4, 4, 1].into_iter().chain(50..200).map(GatewayId).collect();
+    group.step(0, Event::Learners(many));
+    let learners = &group.config().learners;
+    assert_eq!((learners.len(), learners[0], learners[1]), (MAX_LEARNERS, GatewayId(4), GatewayId(50)));
+    // A learner stays one until its host lets go of it.
+    let me = GroupConfig { learners: vec![GatewayId(5)], ..config(5, &[1, 2, 3]) };
+    let mut group = Consensus::new(me).unwrap();
+    group.step(0, Event::Learners(vec![GatewayId(6)]));
+    assert_eq!((group.role(), group.config().learners.len()), (Role::Learner, 2));
+}
+
+#[test]
+fn the_next_configuration_begins_after_its_base() {
+    let next = |found| Consensus::recover(GroupConfig { base: 5, ..config(1, &[1, 2, 3]) }, found);
+    // The host has applied the base, though its snapshot is older. Entries up to the base are of no matter.
+    let entries = vec![entry(4), entry(6), entry(7)];
+    let group = next(Recovered { snapshot_slot: 2, commit: 3, entries, ..Recovered::default() }).unwrap();
+    assert_eq!((group.commit(), group.first_slot(), group.last_slot()), (5, 6, 7));
+    let group = next(Recovered { damaged: Some(1), ..Recovered::default() }).unwrap();
+    assert_eq!((group.commit(), group.last_slot(), group.role()), (5, 5, Role::Damaged));
+    let holed = Recovered { entries: vec![entry(7)], ..Recovered::default() };
+    assert!(matches!(next(holed), Err(ConfigError::Hole { wanted: 6, found: 7, .. })));
+}
+
+#[test]
+fn a_damaged_learner_needs_no_majority_of_its_own() {
+    let me = GroupConfig { learners: vec![GatewayId(5)], ..config(5, &[1]) };
+    let group = Consensus::recover(me, Recovered { damaged: Some(1), ..Recovered::default() }).unwrap();
+    assert_eq!(group.role(), Role::Damaged);
 }
 
 #[test]
@@ -69,7 +140,7 @@ fn number(random: &mut impl FnMut(u64) -> u64) -> u64 {
 fn message(random: &mut impl FnMut(u64) -> u64) -> Message {
     let ballot = Ballot { round: number(random), gateway: random(4) as u16 };
     let (a, b, yes) = (number(random), number(random), random(2) == 0);
-    let value = Value::from(&b"v"[..]);
+    let value = Value::from(if random(9) == 0 { &b"stop"[..] } else { b"v" });
     let count = random(4) as usize;
     match random(17) {
         0 => Message::Canvass { attempt: a, commit: b },
@@ -106,13 +177,23 @@ fn no_message_and_no_event_makes_it_panic() {
         };
         let damaged = (random(4) == 0).then_some(1);
         let found = Recovered { damaged, ..Recovered::default() };
-        let mut group = Consensus::recover(config(1, &[1, 2, 3]), found).unwrap();
-        let up = || vec![GatewayId(2), GatewayId(3), GatewayId(77)];
+        let learners = vec![GatewayId(4)];
+        let is_stop: fn(&[u8]) -> bool = |value| value == b"stop";
+        let me = if random(5) == 0 { 4 } else { 1 };
+        let group = GroupConfig { learners, is_stop, ..config(me, &[1, 2, 3]) };
+        let mut group = Consensus::recover(group, found).unwrap();
+        let up = || vec![GatewayId(2), GatewayId(3), GatewayId(4), GatewayId(77)];
         group.step(0, Event::Peers { up: up(), restarted: up() });
         let mut now = 0;
         for _ in 0..60 {
-            let from = GatewayId(1 + random(4) as u16);
-            let event = match random(12) {
+            let from = GatewayId(1 + random(5) as u16);
+            let value = || Value::from(&b"v"[..]);
+            let event = match random(14) {
+                12 => Event::Learners(vec![GatewayId(random(6) as u16), GatewayId(5)]),
+                13 => {
+                    let values = vec![value(), Value::from(&b"stop"[..]), value()];
+                    Event::Learned { from: number(&mut random), values }
+                }
                 0 => Event::Timer,
                 1 => Event::Persisted { token: number(&mut random) },
                 2 => Event::TrimMemory { through: number(&mut random) },
@@ -124,7 +205,8 @@ fn no_message_and_no_event_makes_it_panic() {
             };
             now += random(300);
             group.step(now, event);
-            let _ = group.propose(now, Value::from(&b"p"[..]));
+            let _ = group.propose(now, Value::from(if random(20) == 0 { &b"stop"[..] } else { b"p" }));
+            let _ = (group.deadline(), group.progress(from));
             if random(2) == 0 {
                 let effects = group.take();
                 if random(2) == 0 {

@@ -133,7 +133,7 @@ impl World {
         let members: Vec<_> = (1..=self.nodes.len() as u16).map(GatewayId).collect();
         let small = self.seed.is_multiple_of(2);
         let me = members[n];
-        let config = GroupConfig { group: ShardId(1), me, members, limits: limits(small) };
+        let config = GroupConfig::new(ShardId(1), me, members, limits(small));
         let node = &mut self.nodes[n];
         let mut found = Recovered { snapshot_slot: node.snapshot, ..Recovered::default() };
         found.damaged = node.damaged.then(|| self.random.next());
@@ -200,9 +200,13 @@ impl World {
             reads,
             reads_failed,
             behind,
+            stopped: None,
             leadership_changed: _,
             healed,
-        } = group.take();
+        } = group.take()
+        else {
+            panic!("seed {seed}: a stop that nobody proposed")
+        };
         if group.role() == Role::Leader {
             let me = (n, life);
             let before = *self.led.entry(group.ballot()).or_insert(me);

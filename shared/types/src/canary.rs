@@ -94,11 +94,19 @@ pub enum Canary {
     RoutedAsSettled,
     /// The number of a gateway that has gone is given to the next one.
     IdUsedAgain,
+    /// A leader proposes values after the stop of its configuration.
+    ProposesAfterStop,
+    /// A learner votes, and the leader counts its vote.
+    LearnerVotes,
+    /// A leader that adopts a stop writes an opening entry after it.
+    OpensAfterStop,
+    /// A leader that adopts a stop adopts the entries above it, too.
+    KeptAboveStop,
 }
 
 impl Canary {
-    /// All that whole sites show: [`Self::MajorityHeals`] takes too many elections of one group, and [`Self::IdUsedAgain`] is of the
-    /// directory.
+    /// All that whole sites show: [`Self::MajorityHeals`] takes too many elections of one group, [`Self::IdUsedAgain`]
+    /// belongs to the directory, and the mistakes of a reconfiguration need groups that change their members.
     pub const OF_SITES: [Self; 42] = [
         Self::AcceptedBeforeFsync,
         Self::PrepareBeforeDurable,

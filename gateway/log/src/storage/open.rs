@@ -153,7 +153,7 @@ impl ReadStorage {
             log.keep_from(id.0, found.snapshot_slot + 1);
             let members = ring.replicas(id).to_vec();
             let shard_settings = ShardSettings {
-                group: GroupConfig { group: id, me, members, limits: settings.limits.clone() },
+                group: GroupConfig::new(id, me, members, settings.limits.clone()),
                 rules: settings.rules.clone(),
                 outbox_budget_bytes: settings.outbox_budget_bytes,
                 incarnation: settings.incarnation,

@@ -1,6 +1,6 @@
 //! The properties that must hold in every state and of every message.
 
-use super::world::{REPLICAS, Replica, Vote, World};
+use super::world::{REPLICAS, Replica, STOP, Vote, World};
 use selvedge_paxos::{Ballot, Message, Role, Slot, Value};
 
 pub const AGREEMENT: &str = "at most one value is chosen for a slot";
@@ -15,6 +15,9 @@ pub const TELLS: &str = "a leader tells what it holds, and commits no higher tha
 pub const READS: &str = "a read is served at a slot that covers all that was known when it was asked for";
 pub const APPLIES: &str = "what is newly committed is in memory";
 pub const RECOVERS: &str = "a restart finds a sound log";
+pub const STOPPED: &str = "a replica has stopped only if the stop is chosen";
+pub const AFTER: &str = "nothing is chosen after a stop";
+pub const BASES: &str = "everybody begins the next configuration after the same slots";
 pub const TOKENS: &str = "a token stands for one write";
 
 /// The entries that a majority had on disk in one ballot, at the same time or not.
@@ -38,12 +41,17 @@ pub fn all(world: &World, i: usize) -> Vec<&'static str> {
     let chosen = chosen(world);
     for (at, (slot, _, value)) in chosen.iter().enumerate() {
         must(chosen[..at].iter().all(|(s, _, v)| s != slot || v == value), AGREEMENT);
-        must(value.len() <= 1 && value.iter().all(|&n| (1..=world.proposed).contains(&n)), VALIDITY);
+        let proposed = |&n: &u8| n == STOP || (1..=world.proposed).contains(&n);
+        must(value.len() <= 1 && value.iter().all(proposed), VALIDITY);
+        must(chosen.iter().all(|(s, _, _)| s <= slot) || value[..] != [STOP], AFTER);
+        must(*slot > world.base, AFTER);
     }
     let replica = &world.replicas[i];
     let group = &replica.group;
     must(group.commit() <= group.prefix() && group.prefix() <= group.last_slot(), PREFIX);
-    for (slot, value) in (1..).zip(&replica.applied) {
+    let stop = |slot: Slot| chosen.iter().any(|(s, _, v)| *s == slot && v[..] == [STOP]);
+    must(group.stopped().is_none_or(stop), STOPPED);
+    for (slot, value) in (1..).zip(&replica.applied).skip(world.base as usize) {
         must(chosen.iter().any(|(s, _, v)| *s == slot && *v == value), CHOSEN);
     }
     for leader in world.replicas.iter().filter(|r| r.group.role() == Role::Leader) {
@@ -69,7 +77,7 @@ pub fn said(world: &World, i: usize, message: &Message) -> Option<&'static str> 
         Message::Accepted { ballot, upto, vote: true, .. } => {
             let chosen = chosen(world);
             let own = &world.replicas[i].disk.votes;
-            let covered = (1..=*upto).all(|slot| {
+            let covered = (world.base + 1..=*upto).all(|slot| {
                 own.iter().any(|(s, b, _)| *s == slot && b == ballot)
                     || chosen.iter().any(|(s, ..)| *s == slot)
             });
@@ -107,7 +115,7 @@ pub fn value_chosen(world: &World) -> bool {
 /// The same value is chosen in one ballot and then in another.
 pub fn value_carried_on(world: &World) -> bool {
     let chosen = chosen(world);
-    let values = || chosen.iter().filter(|(_, _, value)| !value.is_empty());
+    let values = || chosen.iter().filter(|(_, _, value)| !value.is_empty() && value[..] != [STOP]);
     values().any(|(slot, a, _)| values().any(|(s, b, _)| s == slot && a != b))
 }
 
@@ -123,4 +131,20 @@ pub fn reborn_votes(world: &World) -> bool {
             .filter(|(slot, _, value)| !value.is_empty() && r.applied.len() as Slot >= *slot);
         votes.into_iter().any(|vote| world.replicas.iter().any(|o| o.life == 0 && voted(o, vote)))
     })
+}
+
+/// A stop is chosen in one ballot and then in another.
+pub fn stop_carried_on(world: &World) -> bool {
+    let chosen = chosen(world);
+    let stops = || chosen.iter().filter(|(_, _, value)| value[..] == [STOP]);
+    stops().any(|(slot, a, _)| stops().any(|(s, b, _)| s == slot && a != b))
+}
+
+/// The next configuration has chosen something, with the vote of the newcomer.
+pub fn newcomer_votes(world: &World) -> bool {
+    let newcomer = &world.replicas[REPLICAS - 1].disk.votes;
+    world.base > 0
+        && chosen(world)
+            .iter()
+            .any(|(slot, ballot, value)| newcomer.contains(&(*slot, *ballot, (*value).clone())))
 }

@@ -14,6 +14,8 @@ pub const REPLICAS: usize = 3;
 /// Longer than every wait of [`limits`], and than the sum of all waits that a run can come by.
 const FAR_MS: u64 = 4 * DAY_MS;
 const DAY_MS: u64 = 86_400_000;
+/// The value that ends a configuration.
+pub const STOP: u8 = 200;
 
 /// A message with its sender and receiver; without a receiver it may arrive at any replica.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -102,6 +104,8 @@ pub struct Budget {
     /// For each replica.
     pub campaigns: [u8; REPLICAS],
     pub proposals: u8,
+    /// Of these, a stop each.
+    pub stops: u8,
     pub crashes: u8,
     pub damages: u8,
     pub trims: u8,
@@ -143,6 +147,9 @@ pub struct Setup {
     pub chunks: bool,
     /// Two events may be stepped before effects are taken.
     pub batches: bool,
+    /// What may happen in the next configuration, which begins when a stop is chosen; without it nothing does. The third
+    /// replica there is a newcomer.
+    pub next: Option<Box<Setup>>,
     /// Few savings: messages that can't matter any more stay in the network, and every disk is slow.
     pub plain: bool,
     pub mistake: Option<Mistake>,
@@ -159,6 +166,8 @@ pub enum What {
     Again,
     /// A client proposes.
     Propose,
+    /// A stop is proposed.
+    Stop,
     /// A client reads.
     Read,
     /// This message arrives.
@@ -173,6 +182,8 @@ pub enum What {
     Trim,
     /// A snapshot of another replica is installed.
     Install { from: u16 },
+    /// Every host that has applied the stop makes the next configuration, and so does the newcomer.
+    Begin,
 }
 
 /// Something happens at a replica; the effects are then taken, or not yet.
@@ -187,6 +198,10 @@ pub struct Action {
 #[derive(Clone)]
 pub struct World {
     pub replicas: [Arc<Replica>; REPLICAS],
+    /// The slot of the stop that began this configuration; 0 in the first.
+    pub base: Slot,
+    /// The replicas that have begun it. The others never do anything.
+    pub begun: [bool; REPLICAS],
     pub net: Arc<Net>,
     pub left: Budget,
     /// How many values were proposed: the values are 1, 2, ...
@@ -236,16 +251,17 @@ fn others(me: u16) -> Vec<GatewayId> {
 }
 
 impl Replica {
-    fn new(setup: &Setup, me: u16) -> Self {
-        let mut disk = Disk::default();
-        let group = start(setup, me, &mut disk, 0).expect("a new replica starts");
+    /// A replica that begins after these values.
+    fn new(setup: &Setup, me: u16, before: &[Value]) -> Self {
+        let mut disk = Disk { snapshot: before.to_vec(), ..Disk::default() };
+        let group = start(setup, me, before.len() as Slot, &mut disk, 0).expect("a new replica starts");
         Self {
             group,
             now: 0,
             persisted: 0,
             writing: Vec::new(),
             disk,
-            applied: Vec::new(),
+            applied: before.to_vec(),
             life: 0,
             held: 0,
             asked: Vec::new(),
@@ -280,9 +296,13 @@ impl Replica {
 }
 
 /// Starts a process with what the disk holds.
-fn start(setup: &Setup, me: u16, disk: &mut Disk, life: u8) -> Option<Consensus> {
+fn start(setup: &Setup, me: u16, base: Slot, disk: &mut Disk, life: u8) -> Option<Consensus> {
     let members: Vec<_> = (1..=REPLICAS as u16).map(GatewayId).collect();
-    let config = GroupConfig { group: ShardId(1), me: GatewayId(me), members, limits: limits(setup) };
+    let config = GroupConfig {
+        base,
+        is_stop: |value| value == [STOP],
+        ..GroupConfig::new(ShardId(1), GatewayId(me), members, limits(setup))
+    };
     let found = Recovered {
         promised: disk.promised,
         commit: disk.commit,
@@ -334,7 +354,9 @@ impl Disk {
 impl World {
     pub fn new(setup: &Setup) -> Self {
         let mut world = Self {
-            replicas: std::array::from_fn(|i| Arc::new(Replica::new(setup, id(i)))),
+            replicas: std::array::from_fn(|i| Arc::new(Replica::new(setup, id(i), &[]))),
+            base: 0,
+            begun: [true; REPLICAS],
             net: Arc::default(),
             left: setup.budget,
             proposed: 0,
@@ -361,6 +383,32 @@ impl World {
         world
     }
 
+    /// The next configuration, after the stop that somebody has applied. It shares nothing with this one but the base:
+    /// whatever still happens here, and whenever, might as well have happened before. So it stands still from now on,
+    /// and whoever has not stopped by now never begins; that others do is another branch.
+    fn begin(&self, setup: &Setup) -> Option<Self> {
+        let next = setup.next.as_ref()?;
+        let stops = |r: &Arc<Replica>| Some(r.applied[..r.group.stopped()? as usize].to_vec());
+        let before: Vec<_> = self.replicas.iter().map(stops).collect();
+        let mut prefixes = before.iter().flatten();
+        let prefix = prefixes.next()?;
+        let mut world = Self {
+            replicas: std::array::from_fn(|i| Arc::new(Replica::new(next, id(i), prefix))),
+            base: prefix.len() as Slot,
+            begun: [before[0].is_some(), before[1].is_some(), true],
+            net: Arc::default(),
+            left: next.budget,
+            owners: Arc::default(),
+            served: false,
+            ..self.clone()
+        };
+        if prefixes.any(|other| other != prefix) {
+            world.wrong.insert(super::checks::BASES);
+        }
+        (0..REPLICAS).for_each(|i| world.settle(next, i));
+        Some(world)
+    }
+
     fn any_next(&self, setup: &Setup) -> Option<Self> {
         let mut actions = Vec::new();
         self.actions(setup, &mut actions);
@@ -373,7 +421,12 @@ impl World {
 
     /// The actions that are possible next.
     pub fn actions(&self, setup: &Setup, actions: &mut Vec<Action>) {
-        for (i, replica) in self.replicas.iter().enumerate() {
+        let begins = self.base == 0 && setup.next.is_some();
+        if begins && self.replicas.iter().any(|r| r.group.stopped().is_some()) {
+            actions.push(Action { at: 1, what: What::Begin, hold: false });
+        }
+        let setup = self.setup(setup);
+        for (i, replica) in self.replicas.iter().enumerate().filter(|(i, _)| self.begun[*i]) {
             let at = id(i);
             let mut may = |what| {
                 if setup.batches
@@ -412,6 +465,9 @@ impl World {
             }
             if role == Role::Leader && self.left.proposals > 0 {
                 may(What::Propose);
+            }
+            if role == Role::Leader && self.left.stops > 0 {
+                may(What::Stop);
             }
             if role == Role::Leader && self.left.reads > 0 {
                 may(What::Read);
@@ -455,6 +511,10 @@ impl World {
 
     /// The state that an action leads to.
     pub fn next(&self, setup: &Setup, action: Action) -> Option<Self> {
+        if action.what == What::Begin {
+            return self.begin(setup);
+        }
+        let setup = self.setup(setup);
         let mut world = self.clone();
         let i = index(action.at);
         world.happen(setup, i, action.what);
@@ -476,6 +536,11 @@ impl World {
             world.forget();
         }
         Some(world)
+    }
+
+    /// What may happen in this configuration.
+    fn setup<'a>(&self, setup: &'a Setup) -> &'a Setup {
+        setup.next.as_deref().filter(|_| self.base > 0).unwrap_or(setup)
     }
 
     fn happen(&mut self, setup: &Setup, i: usize, what: What) {
@@ -515,6 +580,12 @@ impl World {
                     self.proposed += 1;
                 }
             }
+            What::Stop => {
+                if replica.group.propose(replica.now, Value::from([STOP])).is_ok() {
+                    self.left.stops -= 1;
+                }
+            }
+            What::Begin => {}
             What::Read => {
                 self.left.reads -= 1;
                 let number = u64::from(self.left.reads);
@@ -607,7 +678,7 @@ impl World {
         replica.held = 0;
         replica.asked.clear();
         replica.applied.clone_from(&replica.disk.snapshot);
-        match start(setup, id(i), &mut replica.disk, replica.life) {
+        match start(setup, id(i), self.base, &mut replica.disk, replica.life) {
             Some(group) => replica.group = group,
             None => {
                 self.wrong.insert(super::checks::RECOVERS);
@@ -717,7 +788,8 @@ impl World {
                 }
             }
             if self.left.reads > 0 {
-                self.known = self.known.max(commit);
+                // Once a host knows that the stop is chosen, the next configuration may choose more at any time.
+                self.known = self.known.max(commit + u64::from(effects.stopped.is_some()));
             }
         }
         for (number, slot) in effects.reads {
@@ -804,9 +876,9 @@ impl World {
         self.wrong.extend(wrong);
     }
 
-    fn key(&self) -> ([u64; REPLICAS], Budget, u8, Slot, bool) {
-        let digests = std::array::from_fn(|i| self.replicas[i].digest);
-        (digests, self.left, self.proposed, self.known, self.served)
+    fn key(&self) -> impl Hash + PartialEq + use<> {
+        let digests: [u64; REPLICAS] = std::array::from_fn(|i| self.replicas[i].digest);
+        (digests, self.base, self.begun, self.left, self.proposed, self.known, self.served)
     }
 
     fn is(&self, other: &Self) -> bool {
