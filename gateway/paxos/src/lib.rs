@@ -1,6 +1,6 @@
 //! Multi-Paxos for one group: a few replicas agree on a log of opaque values. The core never interprets a value.
 //!
-//! A [`Consensus`] is one replica. The host steps it with events and proposals, takes the [`PaxosEffects`] of all
+//! A [`Consensus`] is one replica, in one configuration of the group. The host steps it with events and proposals, takes the [`PaxosEffects`] of all
 //! of them at once, and performs these in the order that their type prescribes: it sends `send` immediately, writes
 //! `records` to disk, and sends `send_after` once those records are on disk. A gateway runs one group per shard.
 //! The groups of a gateway share what would be expensive: one failure detector per pair of gateways
@@ -91,7 +91,8 @@
 //! highest ballot they have promised; P is the greatest answer. It learns chosen values from the leader, and asks
 //! it for the *mark*: the slot of the first entry of the leader's own. Only a leader of a ballot above P gives one;
 //! a leader of a lower ballot first has itself elected anew. When the replica knows every slot up to the mark to be
-//! chosen, it promises P and votes again.
+//! chosen, it promises P and votes again. (It asks each leader that it comes to follow: the log of the next leader may
+//! end below the mark of the last one.)
 //!
 //! Why: a candidate writes its ballot to disk before it sends it and reports that ballot when asked, so every
 //! ballot that this replica promised or voted in is at most P. Take a value chosen in b <= P, perhaps with a vote
@@ -113,10 +114,102 @@
 //! replica with too few other members ([`ConfigError::DamagedAlone`]) refuses to start. Each start draws a nonce,
 //! so answers to an earlier start don't count.
 //!
+//! # Changing the members
+//!
+//! The members of a configuration never change. Instead, the leader proposes a *stop*: a value that names the next
+//! configuration, and that [`GroupConfig::is_stop`] tells from all others. It is chosen like any value and is the last
+//! one of its configuration. A host that has applied the stop makes the next [`Consensus`], whose
+//! [`base`](GroupConfig::base) is the slot of the stop. The two configurations share nothing else: the next one begins
+//! at [`Ballot::ZERO`], and its records and messages are its own. Messages look the same in every configuration,
+//! because the host's envelope carries the number.
+//!
+//! **The stop.** A leader that has a stop in its log proposes nothing more ([`ProposeError::Stopping`]). A new leader
+//! that finds a stop among the values that it must adopt adopts nothing above it and writes no opening entry. A replica
+//! that writes a stop into its log deletes all entries above it, so a stop is always the last entry of a log. A restart
+//! may find the deleted entries on disk, and deletes them again.
+//!
+//! A replica that knows the stop to be chosen records that and reports it ([`PaxosEffects::stopped`]). From then on it
+//! does not campaign, and it takes no value above the stop, neither from a leader nor from its host. If it leads, it
+//! repeats the news to every replica that is up until that replica has confirmed it, or has left many repetitions
+//! unanswered; then it needs no timer. It goes on answering others, and a candidate that it promises its vote learns
+//! of the stop from the promise.
+//!
+//! **Learners** receive everything that followers do, and acknowledge it as something that is no vote. They answer no
+//! Canvass, Prepare, Confirm or Recovering, and a leader counts the votes of members only, whatever a message says.
+//! [`Consensus::progress`] shows when a learner is close enough for the stop to be proposed. A learner votes only in
+//! a later configuration that has it as a member.
+//!
+//! **Witnesses** are members that vote and keep entries but never lead. They hand their entries to a candidate in their
+//! promises, like every member. If a candidate needs entries that have left the memory of a witness, the witness can't
+//! lead in its place. It asks its host to help instead ([`PaxosEffects::behind`]); so does a replica that has stopped.
+//!
+//! **Reads at the end.** A leader that proposed the stop itself serves the reads that arrived before it knew the stop
+//! to be chosen. No other replica can know that earlier, except from a leader of a higher ballot, which the round of
+//! confirmation reveals. A leader that *adopted* the stop serves no reads at all, not even once the stop is chosen in
+//! its own ballot: it may have been chosen in an earlier one, and the next configuration may have chosen values since
+//! then. No member of this configuration needs to know of that. (For the mark of a damaged replica, the slot of an
+//! adopted stop takes the place of the opening entry.)
+//!
+//! # Why changing the members is safe
+//!
+//! Invariant: if the leader of ballot b proposes a stop in slot s, whether adopted or not, no value above s is ever
+//! chosen in a ballot below b. (Say one was chosen in slot t > s in ballot b' < b. Whoever voted for it had slot s
+//! in its accepted prefix, so s was chosen, with a value that is not a stop: the leader of b' had it in its log and
+//! proposed more. If the leader of b adopted the stop, it proposed another value than the chosen one in s. If the stop
+//! was its own proposal, it had first adopted the value in t, so s lies above t. Both contradict. What a leader drops
+//! above a stop is thus not chosen, and the induction over ballots, above, goes through for the slots that remain.)
+//! Therefore the votes that are deleted above a stop count for nothing.
+//!
+//! Invariant: nothing is chosen after a stop that is chosen. (Not in a lower ballot, as just shown. The leader of every
+//! higher ballot has the stop in its log and proposes nothing above it.) So a configuration has at most one chosen stop.
+//!
+//! Invariant: at most one configuration decides a slot. (The slots of a configuration are those above its base and up
+//! to its chosen stop. That stop is the base of the next configuration, and the only place that names its members.)
+//!
+//! Invariant: no vote counts in a configuration that its voter has not begun. (Until the host has applied the stop,
+//! there is nothing on the gateway that could answer.)
+//!
+//! *Restarts.* A gateway may restart after the stop is on its disk and before any record of the next configuration is.
+//! It then begins that configuration at ballot zero, as if for the first time. It has promised nothing there that the
+//! restart takes back: a promise or a vote leaves only once its record is on disk, and what leaves without a record
+//! binds nobody. If not even the record that the stop is chosen has reached the disk, the gateway comes up in the old
+//! configuration. As the log is written in order, it has no record of the next one either.
+//!
+//! *Damage.* A gateway that lost records doesn't know in which configurations it has voted. It comes up damaged in the
+//! configuration of its snapshot, which may have been over for long. There it heals only by a mark that is an opening
+//! entry. If the stop had been chosen before the records were lost, P would be at least the ballot in which it was,
+//! and the leader above P would have adopted it and written no opening entry. So an opening entry shows that no later
+//! configuration had begun, and that the replica has forgotten no vote in one. A replica that reaches the stop before
+//! it is healed begins the next configuration damaged, and asks its members in turn. Learners are not asked, because
+//! they have promised nothing. A learner that lost records may have been a member of a configuration that it forgot,
+//! so it is damaged, too, and asks all members; it just needs no majority beside itself.
+//!
+//! # What the host owes a change of members
+//!
+//! - It keeps configurations apart: messages and records carry the number, and [`Recovered`] holds only records of this
+//!   configuration. Records of an earlier one are neither promises nor votes in it.
+//! - It makes the next configuration only when it has applied the stop, or from a snapshot that holds it. It reports
+//!   no such snapshot to the old replica. It writes one log in order for both. A restart begins in the configuration
+//!   of the snapshot and goes on through every chosen stop on disk.
+//! - It never begins a configuration anew in which it had records. Its mark of lost records outlives configurations:
+//!   only [`PaxosEffects::healed`] ends it.
+//! - It keeps the old replica until that wants no timer, and names to it as reachable only those gateways that have not
+//!   said that they have begun the next configuration.
+//! - It answers a message of an older configuration by saying that it is over, and asks the sender of a newer one for
+//!   chosen values ([`Event::Learned`]; they may reach beyond the stop) or a snapshot. It says which configuration it
+//!   is in to a gateway that becomes reachable, and to the members of the next configuration until each has begun
+//!   it: newcomers may not have heard of it, and removed members may be the only ones that know.
+//! - It tells all members who learns, because any of them may lead. It drops the replica of a gateway that learns no
+//!   longer.
+//! - It proposes the stop when the newcomers are close and undamaged. This is not needed for safety, but the group
+//!   stands still until a majority of the next configuration has everything. With fewer than three members, a damaged
+//!   one could not begin at all ([`ConfigError::DamagedAlone`]).
+//! - A witness keeps every entry on disk that a full member lacks.
+//!
 //! # Why it makes progress
 //!
 //! A replica that knows no leader and sees a majority campaigns, or announces that it does not lead (without room
-//! on disk, or damaged, it can't campaign). A replica that others believe to lead in b has promised at least b. So
+//! on disk, or damaged, it can't campaign; witnesses and learners never do). A replica that others believe to lead in b has promised at least b. So
 //! a chain of mistaken beliefs climbs through ballots. It ends at a replica that leads, and probes a replica that
 //! asks, or at one that knows no leader and says so. Of two replicas, at most one has trimmed entries that the
 //! other lacks, so there is always one that can lead.
@@ -125,8 +218,10 @@
 //!
 //! - [`Limits`] bounds proposals that are not yet chosen, messages in flight to a follower, message sizes, memory
 //!   and waiting reads. The host must trim ([`Event::TrimMemory`]) or the group takes nothing more.
-//! - The membership is fixed. Reconfiguration happens outside, by a stop value; messages of another configuration
-//!   never get here.
+//! - [`MAX_MEMBERS`] and [`MAX_LEARNERS`] bound a configuration. Messages of another configuration never get here.
+//! - Nothing is proposed between the stop and the first election of the next configuration, which is the price of two
+//!   configurations that share nothing. (Proposing several slots ahead, as in *Reconfiguring a State Machine*, would
+//!   avoid the pause but not the second set of votes.)
 //! - Members are trusted to follow the protocol. Messages are checked so that none can panic, overflow or grow a
 //!   replica, not so that a lying member can't break agreement.
 //! - A leader does not hand back to the first-ranked replica when that returns: each change costs a round of
@@ -137,8 +232,11 @@
 //!
 //! Lamport, *Paxos Made Simple* (2001). Chandra, Griesemer, Redstone, *Paxos Made Live* (2007): damaged disks.
 //! Liskov, Cowling, *Viewstamped Replication Revisited* (2012): recovery by asking the others. Ongaro, *Consensus:
-//! Bridging Theory and Practice* (2014): asking before an election (9.6), reads by index (6.4). Ng, Haridi,
-//! Carbone, *Omni-Paxos* (2023): a leader needs to be connected to a majority.
+//! Bridging Theory and Practice* (2014): asking before an election (9.6), reads by index (6.4), learners that catch
+//! up before they vote (4.2). Ng, Haridi, Carbone, *Omni-Paxos* (2023): a leader needs to be connected to a majority,
+//! a stop-sign ends a configuration. Lamport, Malkhi, Zhou, *Reconfiguring a State Machine* (2010): the stop as a
+//! command. Lorch and others, *The SMART way to migrate replicated stateful services* (2006): each configuration is a
+//! group of its own, and members of the old one help the next to begin.
 
 mod acceptor;
 mod campaign;

@@ -1,6 +1,6 @@
 //! The Paxos core under a model checker, which explores every reachable state of small worlds.
 //!
-//! Random runs (`random.rs`) go deep, but see only a sample; the model checker sees everything, up to a size. The
+//! Random runs (`random.rs`, `reconfiguration/`) go deep, but see only a sample; the model checker sees everything, up to a size. The
 //! checker is `stateright`: from a first state it takes every possible action, and does the same from each
 //! resulting state, until no new state turns up. [`checks`] must hold in every state. Each replica is a
 //! [`Consensus`], the very code that ships; the host around the replicas, its disk and the network are the model's
@@ -27,6 +27,13 @@
 //! - A host makes a snapshot of what it applied and trims memory and log; a snapshot of another replica is
 //!   installed.
 //! - A disk loses its log, with its snapshot or without, and the replica repairs itself.
+//! - A stop is proposed. Once a replica has applied it, the next configuration begins with the replicas that have
+//!   applied it, and with a newcomer that takes the place and, to keep the model small, the number of the third replica.
+//!
+//! The former configuration stands still from the moment at which the next one begins. The two share nothing but the
+//! base, so whatever else happens in the former might as well have happened before; another branch explores that more
+//! of its members stop first. A read at the former configuration may then miss what the next one chose. So once a host
+//! knows that the stop is chosen, a read has to cover one slot more than there is.
 //!
 //! # What must hold
 //!
@@ -36,11 +43,12 @@
 //! replica says Accepted only of slots that are chosen or on its disk in that ballot. Commit index <= accepted
 //! prefix <= last slot. One ballot has one value for a slot, and belongs to one process: a restarted process uses
 //! another. A read is served at a slot that covers everything that any replica knew as chosen when the read was
-//! requested. A restart finds a log that it can start from.
+//! requested. A restart finds a log that it can start from. Nothing is chosen after a stop, and every replica begins the
+//! next configuration after the same slots.
 //!
 //! So that a world in which nothing ever happens can't pass, each world must also *sometimes* reach the states it
 //! is for: a value is chosen, a later leader carries it on, a restarted replica votes, a damaged one heals, a read
-//! is served.
+//! is served, a newcomer votes.
 //!
 //! # Time, and which states count as the same
 //!
