@@ -31,7 +31,8 @@ pub struct GroupConfig {
     /// All slots up to this one belong to earlier configurations and are chosen: the slot of the stop that began
     /// this configuration, 0 for the first.
     pub base: Slot,
-    /// Tells a stop, which ends the configuration, from all other values. It must depend on the bytes alone.
+    /// Tells a stop, which ends the configuration, from all other values. It depends on the bytes alone, and it is
+    /// cheap, because every value that is written is put to it.
     pub is_stop: fn(&[u8]) -> bool,
     pub limits: Limits,
 }
