@@ -27,17 +27,22 @@ pub enum AskError {
     #[error("no answer from {url}: {why}; check that the gateway runs, or name another one with --gateway")]
     Unreachable { url: String, why: String },
     /// The status is not 200. `detail` comes from the problem document, or else shows the start of the answer.
-    #[error("{url} answered {status}: {detail}{}", hint(*.status))]
-    Refused { url: String, status: u16, detail: String },
+    #[error("{url} answered {status}: {detail}{hint}")]
+    Refused { url: String, status: u16, detail: String, hint: &'static str },
     /// The status is 200, but the answer is not JSON.
     #[error("the answer from {url} is not JSON ({shown:?}): check that this is a gateway's HTTP address")]
     NoJson { url: String, shown: String },
 }
 
-fn hint(status: u16) -> &'static str {
-    match status {
-        401 | 403 => "; name a file with a token of scope read with --token-file",
-        404 => "; if the gateway runs an older release, it may not know this path: update it",
+/// What an operator can do about a problem of this status and type.
+fn hint(status: StatusCode, problem: &Value) -> &'static str {
+    match (status, problem["type"].as_str()) {
+        (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
+            "; name a file with a token of scope read with --token-file"
+        }
+        (StatusCode::NOT_FOUND, Some("/docs#problem-not-found")) => {
+            "; check that this is a gateway's HTTP address, and that its release has this path"
+        }
         _ => "",
     }
 }
@@ -85,15 +90,16 @@ impl Client {
         let body = answer.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_vec();
         let body = body.map_err(unreachable)?;
         let text = String::from_utf8_lossy(&body);
-        let shown = || text.chars().filter(|c| !c.is_control()).take(SHOWN_CHARS).collect::<String>();
+        let clean = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
+        let shown = || clean(&text).chars().take(SHOWN_CHARS).collect::<String>();
         let json: Option<Value> = serde_json::from_str(&text).ok();
         match (status, json) {
             (StatusCode::OK, Some(json)) => Ok(json),
             (StatusCode::OK, None) => Err(AskError::NoJson { shown: shown(), url }),
             (_, json) => {
-                let detail = json.as_ref().and_then(|json| json["detail"].as_str()).map(str::to_string);
-                let detail = detail.unwrap_or_else(shown);
-                Err(AskError::Refused { url, status: status.as_u16(), detail })
+                let problem = json.unwrap_or_default();
+                let detail = problem["detail"].as_str().map_or_else(shown, clean);
+                Err(AskError::Refused { url, detail, hint: hint(status, &problem), status: status.as_u16() })
             }
         }
     }

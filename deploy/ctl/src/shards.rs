@@ -11,7 +11,7 @@ pub fn list(answer: &Value) -> String {
     for s in items(&answer["shards"]) {
         let replicas = items(&s["replicas"]);
         let behind = replicas.iter().filter_map(|r| r["behind_slots"].as_u64()).max();
-        let replicas: Vec<_> = replicas.iter().map(|r| replica_name(r)).collect();
+        let replicas: Vec<_> = replicas.iter().map(replica_name).collect();
         table.row(vec![
             number(&s["shard"]),
             number(&s["configuration"]),
@@ -81,11 +81,11 @@ mod tests {
     #[test]
     fn a_list_marks_replicas_that_do_not_serve() {
         let wanted = "\
-SHARD  CONFIGURATION  LEADER  REPLICAS                  BEHIND  OUTBOX BATCHES  OUTBOX
+SHARD  CONFIGURATION  LEADER  REPLICAS                   BEHIND  OUTBOX BATCHES  OUTBOX
    17              1       2  2 3(damaged) 1(no answer)  40,900               3  20 KiB
 ";
         let answer = json!({ "shards": [shard()], "missing_gateways": [] });
-        assert_eq!(list(&answer).replace("                  BEHIND", "                  BEHIND"), wanted);
+        assert_eq!(list(&answer), wanted);
     }
 
     #[test]

@@ -28,9 +28,15 @@ impl Table {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let cell = |row: &[String], at: usize| row.get(at).cloned().unwrap_or_default();
         let width = |at: usize| self.rows.iter().map(|r| cell(r, at).chars().count()).max().unwrap_or(0);
-        let is_number = |text: &str| text == NOTHING || text.starts_with(|c: char| c.is_ascii_digit());
-        let right =
-            |at: usize| self.rows.len() > 1 && self.rows.iter().skip(1).all(|r| is_number(&cell(r, at)));
+        // A number, which units may follow: `1,204`, `20 KiB`, `1m 5s`, but not the list `2 1 3`.
+        let is_number = |text: &str| {
+            let units = text.split(' ').skip(1).all(|word| word.ends_with(|c: char| c.is_ascii_alphabetic()));
+            text == NOTHING || units && text.starts_with(|c: char| c.is_ascii_digit())
+        };
+        let right = |at: usize| {
+            let mut cells = self.rows.iter().skip(1).map(|r| cell(r, at));
+            cells.clone().all(|cell| is_number(&cell)) && cells.any(|cell| cell != NOTHING)
+        };
         let mut out = String::new();
         for row in &self.rows {
             let mut line = String::new();
@@ -113,6 +119,7 @@ mod tests {
     fn columns_are_as_wide_as_what_is_in_them() {
         let mut table = Table::new(&["NAME", "COUNT", "WHY"]);
         table.row(vec!["a".into(), "7".into(), "-".into()]);
+        assert_eq!(table.text(), "NAME  COUNT  WHY\na         7  -\n", "a column without a number is text");
         table.row(vec!["longer".into(), "1,234".into(), "evil\u{1b}[2J".into()]);
         assert_eq!(table.text(), "NAME    COUNT  WHY\na           7  -\nlonger  1,234  evil[2J\n");
     }

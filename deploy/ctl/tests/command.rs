@@ -69,6 +69,16 @@ fn failures_say_what_is_wrong_and_what_to_do() {
     for (status, body, parts) in [
         ("401 Unauthorized", problem, ["there is no token", "--token-file"]),
         ("503 Service Unavailable", "no\u{1b}[2J", ["answered 503", "no[2J"]),
+        (
+            "404 Not Found",
+            r#"{"type":"/docs#problem-not-found","detail":"no such path"}"#,
+            ["no such", "release"],
+        ),
+        (
+            "404 Not Found",
+            r#"{"type":"/docs#problem-unknown","detail":"no shard 9"}"#,
+            ["404", "no shard 9\n"],
+        ),
         ("200 OK", "<html>", ["not JSON", "<html>"]),
     ] {
         let (address, served) = gateway(status, body);
