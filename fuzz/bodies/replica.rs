@@ -75,7 +75,7 @@ impl Host {
     fn turn(&mut self, source: &mut Source) -> bool {
         let from = GatewayId(2 + source.below(3) as u16);
         let event = match source.below(20) {
-            0..9 => ShardEvent::Paxos { from, message: self.message(source) },
+            0..9 => ShardEvent::Paxos { from, configuration: 1, message: self.message(source) },
             9 => match PeerFrame::decode(source.bytes(400)) {
                 Ok(frame) => {
                     for message in frame.messages {
@@ -105,7 +105,7 @@ impl Host {
                 };
                 ShardEvent::TransferAnswered { to: from, answer }
             }
-            11..13 => ShardEvent::Transfer { from, message: self.transfer(source) },
+            11..13 => ShardEvent::Transfer { from, configuration: 1, message: self.transfer(source) },
             13 => {
                 let up = [GatewayId(2), GatewayId(3), GatewayId(77)][..source.below(4)].to_vec();
                 ShardEvent::Peers { restarted: if source.flag() { up.clone() } else { vec![] }, up }
@@ -149,7 +149,7 @@ impl Host {
             let effects = match self.shard.take(self.now) {
                 Ok(effects) => effects,
                 Err(Halt::Undecodable { .. }) => return false,
-                Err(halt @ Halt::Slot { .. }) => panic!("{halt}"),
+                Err(halt @ (Halt::Slot { .. } | Halt::Configuration { .. })) => panic!("{halt}"),
             };
             let group = self.shard.consensus();
             assert!(group.commit() <= group.last_slot() && group.first_slot() <= group.commit() + 1);
@@ -294,7 +294,7 @@ impl Host {
         }
         let mut replay = Replay::default();
         self.records.into_iter().for_each(|record| replay.record(record));
-        let found = replay.finish(snapshot_slot, None);
+        let found = replay.finish(snapshot_slot, machine.configuration(), None);
         let again = ShardCore::recover(settings(), machine, found);
         let mut again =
             again.unwrap_or_else(|e| panic!("what a replica wrote down must do to start it: {e}"));
@@ -314,11 +314,16 @@ impl Host {
 
 fn event(from: GatewayId, message: PeerMessage) -> Option<ShardEvent> {
     match message {
-        PeerMessage::Paxos { message, .. } => Some(ShardEvent::Paxos { from, message }),
+        PeerMessage::Paxos { configuration, message, .. } => {
+            Some(ShardEvent::Paxos { from, configuration, message })
+        }
         PeerMessage::Forward { origin, n, submission, .. } => {
             Some(ShardEvent::Forward { from, origin, n, submission })
         }
-        PeerMessage::Transfer { message, .. } => Some(ShardEvent::Transfer { from, message }),
+        PeerMessage::Transfer { configuration, message, .. } => {
+            Some(ShardEvent::Transfer { from, configuration, message })
+        }
+        PeerMessage::Superseded { configuration, .. } => Some(ShardEvent::Superseded { from, configuration }),
         PeerMessage::Query { id, query, .. } => Some(ShardEvent::Query { from, id, query }),
         _ => None,
     }

@@ -77,8 +77,8 @@ impl Site {
             for (to, message) in send.into_iter().chain(send_after) {
                 let from = GatewayId(me as u16 + 1);
                 match message {
-                    PeerMessage::Paxos { message, .. } => {
-                        self.step(usize::from(to.0) - 1, ShardEvent::Paxos { from, message });
+                    PeerMessage::Paxos { configuration, message, .. } => {
+                        self.step(usize::from(to.0) - 1, ShardEvent::Paxos { from, configuration, message });
                     }
                     PeerMessage::Forwarded { answer: ForwardAnswer::Verdict { .. }, .. } => {
                         self.verdicts += 1;

@@ -5,6 +5,7 @@
 
 pub mod agreement;
 pub mod commit;
+pub mod configuration;
 pub mod decode;
 pub mod detector;
 pub mod directory;

@@ -16,10 +16,11 @@ use std::sync::Arc;
 /// One message to a peer. A frame carries many of them.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum PeerMessage {
-    /// A message within one Paxos group. The receiver drops it unless its configuration is the group's.
+    /// A message within one Paxos group. A replica in a later configuration answers [`PeerMessage::Superseded`]; one in
+    /// an earlier configuration first fetches what it lacks.
     Paxos {
         group: ShardId,
-        /// The group's configuration (1 until it is changed).
+        /// The configuration whose protocol it is.
         configuration: u32,
         message: selvedge_paxos::Message,
     },
@@ -43,6 +44,7 @@ pub enum PeerMessage {
         answer: ForwardAnswer,
     },
     /// State transfer to a replica that needs more than its leader holds in memory: chosen values, or a snapshot.
+    /// `configuration` is the sender's.
     Transfer { shard: ShardId, configuration: u32, message: TransferMessage },
     /// A question about recent windows, for the shard's leader (or any replica if `stale` is enough).
     Query {
@@ -104,6 +106,8 @@ pub enum PeerMessage {
         /// For each publishing connection, the bytes taken ([`RoutedPublish::follow_bytes`]).
         publishers: Vec<(u64, u64)>,
     },
+    /// A replica has gone on to a later configuration than the receiver's, which may fetch what it lacks from the sender.
+    Superseded { shard: ShardId, configuration: u32 },
 }
 
 /// The most filters that a gateway lists one by one to its peers.

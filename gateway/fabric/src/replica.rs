@@ -34,11 +34,11 @@
 mod sought;
 
 use super::commit::CommitRequest;
+use super::configuration::{Configuration, ReconfigureRefused};
 use super::machine::{Counters, CutBatch, DueWill, Halt, Machine, Scan};
 use super::peer::{BatchAnswer, PeerMessage, QueryAnswer, TransferMessage};
 use super::shard::{
-    CONFIGURATION, Now, Scanning, ShardCore, ShardEvent, SnapshotState, TransferAnswer, TransferRequest,
-    UplinkView,
+    Now, Scanning, ShardCore, ShardEvent, SnapshotState, TransferAnswer, TransferRequest, UplinkView,
 };
 use super::uplink::UplinkContent;
 use crate::record::{Stretch, Suspect};
@@ -219,6 +219,10 @@ pub struct ReplicaEffects {
     pub wills: Vec<DueWill>,
     /// Counts from applying; re-applied slots count again after a restart.
     pub counters: Vec<Counters>,
+    /// A later configuration has begun here (see [`ShardEffects::configured`](super::shard::ShardEffects::configured)).
+    pub configured: Option<Configuration>,
+    /// Orders of the directory that were not proposed: their slots there, and why.
+    pub refused: Vec<(Slot, ReconfigureRefused)>,
 }
 
 /// The requesters that wait for a content.
@@ -326,7 +330,7 @@ impl Replica {
     /// Takes in an event of the shard.
     pub fn step(&mut self, now: Now, event: ShardEvent) {
         match &event {
-            ShardEvent::Transfer { from, message: TransferMessage::Batch { seq, answer } }
+            ShardEvent::Transfer { from, message: TransferMessage::Batch { seq, answer }, .. }
                 if self.sought.contains_key(seq) =>
             {
                 let (from, seq, answer) = (*from, *seq, answer.clone());
@@ -479,6 +483,7 @@ impl Replica {
         }
         self.out.wills = effects.wills;
         self.out.counters = effects.counters;
+        (self.out.configured, self.out.refused) = (effects.configured, effects.refused);
         Ok(std::mem::take(&mut self.out))
     }
 
@@ -620,7 +625,7 @@ impl Replica {
     }
 
     fn say(&mut self, to: GatewayId, message: TransferMessage) {
-        let transfer = PeerMessage::Transfer { shard: self.id, configuration: CONFIGURATION, message };
-        self.out.send.push((to, transfer));
+        let (shard, configuration) = (self.id, self.core.configuration().number);
+        self.out.send.push((to, PeerMessage::Transfer { shard, configuration, message }));
     }
 }

@@ -66,6 +66,8 @@ pub enum ReplicaRole {
     Leader,
     Damaged,
     Learner,
+    /// No member of the present configuration any more.
+    Retired,
 }
 
 impl From<Role> for ReplicaRole {

@@ -227,7 +227,7 @@ fn told(messages: impl IntoIterator<Item = TransferMessage>) -> ShardEffects {
     let mut shard = ShardCore::recover(settings, machine, Recovered::default()).unwrap();
     let now = Now { mono_ms: 1_000, wall: EpochMs(0), sure: false };
     for message in messages {
-        shard.step(now, ShardEvent::Transfer { from: GatewayId(2), message });
+        shard.step(now, ShardEvent::Transfer { from: GatewayId(2), configuration: 1, message });
     }
     shard.take(now).unwrap()
 }

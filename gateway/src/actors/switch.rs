@@ -16,7 +16,7 @@ use actix::{Actor, Context, Handler, Message, Recipient};
 use selvedge_fabric::peer::{PeerMessage, TableAnswer, TableQuestion};
 use selvedge_fabric::reach::Reach;
 use selvedge_fabric::ring::Ring;
-use selvedge_fabric::shard::{CONFIGURATION, ShardEvent};
+use selvedge_fabric::shard::ShardEvent;
 use selvedge_fabric::site_questions::{self, SiteAnswer, SiteQuestions};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
@@ -106,14 +106,19 @@ impl Switch {
         let mut answers = Vec::new();
         for message in messages {
             match message {
-                PeerMessage::Paxos { group, configuration, message } if configuration == CONFIGURATION => {
-                    events.entry(group).or_default().push(ShardEvent::Paxos { from, message });
+                PeerMessage::Paxos { group, configuration, message } => {
+                    events.entry(group).or_default().push(ShardEvent::Paxos { from, configuration, message });
                 }
-                PeerMessage::Transfer { shard, configuration, message } if configuration == CONFIGURATION => {
-                    events.entry(shard).or_default().push(ShardEvent::Transfer { from, message });
+                PeerMessage::Transfer { shard, configuration, message } => {
+                    events.entry(shard).or_default().push(ShardEvent::Transfer {
+                        from,
+                        configuration,
+                        message,
+                    });
                 }
-                PeerMessage::Paxos { .. } | PeerMessage::Transfer { .. } => {
+                PeerMessage::Superseded { shard, configuration } => {
                     metrics::counter!("selvedge_foreign_configuration_total").increment(1);
+                    events.entry(shard).or_default().push(ShardEvent::Superseded { from, configuration });
                 }
                 PeerMessage::Forward { shard, origin, n, submission } => {
                     events.entry(shard).or_default().push(ShardEvent::Forward {

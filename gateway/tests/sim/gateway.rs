@@ -18,7 +18,7 @@ use selvedge_fabric::reach::News;
 use selvedge_fabric::record::Suspect;
 use selvedge_fabric::replica::{Encoding, Replica, Said, StoreWork};
 use selvedge_fabric::ring::Ring;
-use selvedge_fabric::shard::{CONFIGURATION, Now, ShardEvent};
+use selvedge_fabric::shard::{Now, ShardEvent};
 use selvedge_fabric::uplink::{self, Confirmation, Uplink};
 use selvedge_log::storage::{
     self, Done, Errand, LogKeeper, LogWork, OpenError, ReplicaSettings, StorageDesk, Stores,
@@ -328,11 +328,14 @@ impl Live {
     /// A message comes from a peer, or from this gateway itself.
     pub fn hear(&mut self, now: Now, from: GatewayId, message: PeerMessage, out: &mut Out) {
         match message {
-            PeerMessage::Paxos { group, configuration: CONFIGURATION, message } => {
-                self.event(now, group, ShardEvent::Paxos { from, message });
+            PeerMessage::Paxos { group, configuration, message } => {
+                self.event(now, group, ShardEvent::Paxos { from, configuration, message });
             }
-            PeerMessage::Transfer { shard, configuration: CONFIGURATION, message } => {
-                self.event(now, shard, ShardEvent::Transfer { from, message });
+            PeerMessage::Transfer { shard, configuration, message } => {
+                self.event(now, shard, ShardEvent::Transfer { from, configuration, message });
+            }
+            PeerMessage::Superseded { shard, configuration } => {
+                self.event(now, shard, ShardEvent::Superseded { from, configuration });
             }
             PeerMessage::Forward { shard, origin, n, submission } => {
                 self.event(now, shard, ShardEvent::Forward { from, origin, n, submission });

@@ -50,7 +50,7 @@ impl Lane {
     /// The lane that a message belongs to.
     pub fn of(message: &PeerMessage) -> Self {
         match message {
-            PeerMessage::Paxos { .. } => Self::Consensus,
+            PeerMessage::Paxos { .. } | PeerMessage::Superseded { .. } => Self::Consensus,
             PeerMessage::Forward { .. }
             | PeerMessage::Forwarded { .. }
             | PeerMessage::Evict { .. }

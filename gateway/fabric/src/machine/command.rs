@@ -1,6 +1,7 @@
 //! Commands: the values of a shard's slots.
 
 use super::rules::CountingRules;
+use crate::configuration::{STOP_MARK, STOP_VERSION};
 use bincode::{BorrowDecode, Decode, Encode};
 use selvedge_types::frame::{self, FrameError};
 use selvedge_types::ids::GatewayId;
@@ -47,7 +48,11 @@ impl<'a, Bytes: BorrowDecode<'a, ()>> Proposal<Bytes> {
 
 /// The version of a slot's value, if this release does not know it.
 pub fn unknown_proposal_version(value: &[u8]) -> Option<u8> {
-    value.first().copied().filter(|version| *version != PROPOSAL_VERSION)
+    let (version, known) = match value {
+        [STOP_MARK, rest @ ..] => (rest.first(), STOP_VERSION),
+        value => (value.first(), PROPOSAL_VERSION),
+    };
+    version.copied().filter(|version| *version != known)
 }
 
 /// One change of a shard's state.

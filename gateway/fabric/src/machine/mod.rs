@@ -91,11 +91,12 @@ pub use query::{DEVICES_STREAMS, DeviceInfo, MAX_ANSWER_BYTES, MAX_ANSWER_ENTRIE
 pub use rules::{BadRule, CountingRules, Override};
 pub use scan::{MAX_SCAN_BYTES, MAX_SCAN_STREAMS, Scan, Scanned};
 pub use sessions::{MAX_CLIENT_BYTES, MAX_FILTER_BYTES, MAX_PUBLISHING_MS, MAX_WILL_BYTES, MAX_WILLS_BYTES};
-pub use snapshot::{RestoreError, SNAPSHOT_VERSION};
+pub use snapshot::{NAMES_CONFIGURATION, RestoreError, SNAPSHOT_VERSION};
 pub use submission::{Maker, NameRef, SUBMISSION_VERSION, Submission};
 pub use trust::{BELIEVED_AFTER_MS, MAX_LEAD_MS};
 pub use verdicts::MAX_INFLIGHT_BATCHES;
 
+use crate::configuration::{Configuration, FIRST_CONFIGURATION, Stop};
 use clocks::Clocks;
 use counting::Named;
 use packet_ids::KnownPublish;
@@ -118,6 +119,9 @@ pub enum Halt {
     /// This release can't read the chosen value.
     #[error("shard {shard}: what was chosen in slot {slot} can't be read: {why}")]
     Undecodable { shard: ShardId, slot: u64, why: String },
+    /// This replica can't take part in what its shard has become.
+    #[error("shard {shard}: configuration {configuration} can't begin here: {why}")]
+    Configuration { shard: ShardId, configuration: u32, why: String },
 }
 
 /// The state of one shard.
@@ -131,6 +135,8 @@ pub struct Machine {
     clocks: Clocks,
     level: u32,
     incarnation: Option<SiteIncarnation>,
+    /// The present configuration; `None` until a stop has ended the first.
+    configuration: Option<Configuration>,
     /// The rules in force, chosen by the shard.
     rules: Arc<CountingRules>,
     /// For each gateway, the latest start of its process that is known, and the number of its last applied
@@ -151,6 +157,7 @@ impl Machine {
             clocks: Clocks::default(),
             level: 1,
             incarnation: None,
+            configuration: None,
             rules: Arc::default(),
             origins: BTreeMap::new(),
             verdicts: Verdicts::default(),
@@ -179,11 +186,7 @@ impl Machine {
         slot: u64,
         proposal: &Proposal<Bytes>,
     ) -> Result<Applied, Halt> {
-        let expected = self.slot.saturating_add(1);
-        if slot != expected {
-            return Err(Halt::Slot { shard: self.shard, expected, found: slot });
-        }
-        self.slot = slot;
+        self.advance(slot)?;
         self.clocks.go_on(proposal);
         self.tables.counting.begin_slot();
         let mut applied = Applied::default();
@@ -192,6 +195,30 @@ impl Machine {
         }
         applied.released = self.tables.counting.outbox.release(self.rules.recent_bytes);
         Ok(applied)
+    }
+
+    /// Applies a stop, which slot `slot` holds: the next configuration begins, and all else stays as it is.
+    ///
+    /// # Errors
+    /// [`Halt`] when this machine can't go on; it is then to be dropped.
+    pub fn stop(&mut self, slot: u64, stop: &Stop) -> Result<(), Halt> {
+        let present = self.configuration_number();
+        if stop.ends != present {
+            let why = format!("it ends configuration {}, and the present one is {present}", stop.ends);
+            return Err(Halt::Undecodable { shard: self.shard, slot, why });
+        }
+        self.advance(slot)?;
+        self.configuration = Some(Configuration::after(stop, slot));
+        Ok(())
+    }
+
+    fn advance(&mut self, slot: u64) -> Result<(), Halt> {
+        let expected = self.slot.saturating_add(1);
+        if slot != expected {
+            return Err(Halt::Slot { shard: self.shard, expected, found: slot });
+        }
+        self.slot = slot;
+        Ok(())
     }
 
     fn command<Bytes: AsRef<[u8]>>(&mut self, command: &Command<Bytes>, applied: &mut Applied) {
@@ -375,6 +402,16 @@ impl Machine {
     /// The shard whose commands this machine applies.
     pub fn shard(&self) -> ShardId {
         self.shard
+    }
+
+    /// The configuration that begins after the last stop that was applied; `None` in the first configuration.
+    pub fn configuration(&self) -> Option<&Configuration> {
+        self.configuration.as_ref()
+    }
+
+    /// The number of the present configuration.
+    pub fn configuration_number(&self) -> u32 {
+        self.configuration.as_ref().map_or(FIRST_CONFIGURATION, |c| c.number)
     }
 
     /// The last slot that was applied; 0 before the first.

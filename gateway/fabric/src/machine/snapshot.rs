@@ -5,10 +5,14 @@
 //! ([`super::table`]). A new table, or one that writes something else, needs a new version. Two machines are
 //! in the same state if and only if their snapshots are the same bytes, so [`Machine::digest`] can compare
 //! replicas. Derived state (orders of deadlines and of use, sizes) is left out and rebuilt.
+//!
+//! The snapshot of a shard in its first configuration does not name it. In later configurations the version has
+//! [`NAMES_CONFIGURATION`] set, and the configuration follows the head.
 
 use super::Machine;
 use super::rules::{BadRule, CountingRules};
 use super::verdicts::Verdicts;
+use crate::configuration::Configuration;
 use bincode::error::DecodeError;
 use bincode::{Decode, Encode};
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -17,6 +21,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// Format version of snapshots. No release wrote lower versions.
 pub const SNAPSHOT_VERSION: u8 = 9;
+/// Set in the version of a snapshot that names its configuration.
+pub const NAMES_CONFIGURATION: u8 = 0x80;
 /// The most memory that an entry of a table takes for each of its bytes, with a margin. A length that claims
 /// more than that for the remaining bytes is refused before memory is allocated for it.
 const MAX_GROWTH: usize = 32;
@@ -88,8 +94,12 @@ pub(super) fn inconsistent(table: &'static str) -> RestoreError {
 impl Machine {
     /// The state as bytes, which [`Machine::restore`] reads.
     pub fn snapshot(&self) -> Vec<u8> {
-        let mut w = Writer(vec![SNAPSHOT_VERSION]);
+        let named = if self.configuration.is_some() { NAMES_CONFIGURATION } else { 0 };
+        let mut w = Writer(vec![SNAPSHOT_VERSION | named]);
         w.put((self.shard, self.slot, self.level, self.incarnation));
+        if let Some(configuration) = &self.configuration {
+            w.put(configuration);
+        }
         w.put(self.clocks);
         w.put(&*self.rules);
         let origins: Vec<(GatewayId, u64, u64)> =
@@ -115,14 +125,16 @@ impl Machine {
         // The version comes first, because this release does not know how another version is checked.
         match bytes.first() {
             None => return Err(damaged),
-            Some(version) if *version != SNAPSHOT_VERSION => return Err(RestoreError::Version(*version)),
+            Some(version) if *version & !NAMES_CONFIGURATION != SNAPSHOT_VERSION => {
+                return Err(RestoreError::Version(*version));
+            }
             Some(_) => {}
         }
         let Some((body, digest)) = bytes.split_last_chunk::<8>() else { return Err(damaged) };
         if xxh3_64(body) != u64::from_le_bytes(*digest) {
             return Err(damaged);
         }
-        let Some((_, tables)) = body.split_first() else { return Err(damaged) };
+        let Some((version, tables)) = body.split_first() else { return Err(damaged) };
         let mut r = Reader(tables);
         let mut m = Self::new(shard, rules);
         let found;
@@ -132,6 +144,14 @@ impl Machine {
         }
         if m.slot > MAX_COUNT {
             return Err(inconsistent("head"));
+        }
+        if version & NAMES_CONFIGURATION != 0 {
+            let named: Configuration = r.take("configuration")?;
+            named.check().map_err(|why| RestoreError::Table("configuration", why.to_string()))?;
+            if named.base > m.slot {
+                return Err(inconsistent("configuration"));
+            }
+            m.configuration = Some(named);
         }
         m.clocks = r.take("clocks")?;
         if !m.clocks.is_sound() {

@@ -3,6 +3,7 @@
 
 use super::clock::ElapsedClock;
 use super::{MAX_PENDING_BYTES, MAX_PROPOSAL_BYTES, MAX_SUBMISSION_BYTES, Now, ShardCore};
+use crate::configuration::{Configuration, MAX_LEARNER_LAG_SLOTS, ReconfigureRefused, Stop};
 use crate::machine::{BatchVerdict, Command, Origin, Proposal};
 use crate::peer::{BusyReason, ForwardAnswer, PeerMessage};
 use selvedge_paxos::{Ballot, Event, ProposeError, Role, Slot};
@@ -89,8 +90,10 @@ pub const FULL_HAND_BACK_MS: u64 = 500;
 #[derive(Debug)]
 pub(super) struct HandBack {
     me: GatewayId,
-    /// In the order in which the ring prefers them.
+    /// In the order in which they are preferred.
     members: Vec<GatewayId>,
+    /// Those of them that never lead.
+    witnesses: Vec<GatewayId>,
     up: Vec<GatewayId>,
     /// The gateways whose wall clocks are outside.
     outside: Vec<GatewayId>,
@@ -102,9 +105,17 @@ pub(super) struct HandBack {
 }
 
 impl HandBack {
-    pub(super) fn new(me: GatewayId, members: Vec<GatewayId>) -> Self {
+    pub(super) fn new(me: GatewayId, configuration: &Configuration) -> Self {
+        let Configuration { members, witnesses, .. } = configuration.clone();
         let (up, outside, full) = (Vec::new(), Vec::new(), Vec::new());
-        Self { me, members, up, outside, full, to: None, due_ms: None, wait_ms: HAND_BACK_MS }
+        Self { me, members, witnesses, up, outside, full, to: None, due_ms: None, wait_ms: HAND_BACK_MS }
+    }
+
+    /// Others may be preferred from now on.
+    pub(super) fn configured(&mut self, now: Now, configuration: &Configuration) {
+        let Configuration { members, witnesses, .. } = configuration.clone();
+        (self.members, self.witnesses, self.to, self.due_ms) = (members, witnesses, None, None);
+        self.weigh(now, &[]);
     }
 
     pub(super) fn due_ms(&self) -> Option<u64> {
@@ -143,16 +154,16 @@ impl HandBack {
     fn better(&self) -> Option<GatewayId> {
         let roomy = |g: &GatewayId| *g != self.me && self.up.contains(g) && !self.full.contains(g);
         let fit = |g: &GatewayId| roomy(g) && !self.outside.contains(g);
+        let mut leaders = self.members.iter().copied().filter(|m| !self.witnesses.contains(m));
         if self.is_full() {
-            let mut able = self.members.iter().copied().filter(roomy);
+            let able = self.members.iter().filter(|m| roomy(m)).count();
             let majority = self.members.len() / 2 + 1;
-            let chosen = self.members.iter().copied().find(fit).or_else(|| able.clone().next());
-            return chosen
-                .filter(|_| able.by_ref().count() >= majority && !canary::makes(Canary::FullKeepsLeading));
+            let chosen = leaders.clone().find(fit).or_else(|| leaders.find(roomy));
+            return chosen.filter(|_| able >= majority && !canary::makes(Canary::FullKeepsLeading));
         }
         match self.outside.contains(&self.me) {
-            true => self.members.iter().copied().find(fit),
-            false => self.members.first().copied().filter(fit),
+            true => leaders.find(fit),
+            false => leaders.next().filter(fit),
         }
     }
 
@@ -285,13 +296,7 @@ impl ShardCore {
         if leads && self.lead.as_ref().is_some_and(|l| l.ballot == ballot) {
             return;
         }
-        if let Some(old) = self.lead.take() {
-            let leader = self.consensus.leader().map(|g| g.0);
-            for ((origin, n), to) in old.asked {
-                let answer = ForwardAnswer::NotLeader { leader };
-                self.out.send.push((to, PeerMessage::Forwarded { shard: self.id, origin, n, answer }));
-            }
-        }
+        self.stop_leading(self.consensus.leader());
         if leads {
             self.lead = Some(Lead {
                 ballot,
@@ -310,6 +315,40 @@ impl ShardCore {
                 lost_batches: BTreeSet::new(),
             });
         }
+    }
+
+    /// What waited here for a verdict is for another leader now.
+    pub(super) fn stop_leading(&mut self, next: Option<GatewayId>) {
+        let Some(old) = self.lead.take() else { return };
+        let leader = next.map(|g| g.0);
+        for ((origin, n), to) in old.asked {
+            let answer = ForwardAnswer::NotLeader { leader };
+            self.out.send.push((to, PeerMessage::Forwarded { shard: self.id, origin, n, answer }));
+        }
+    }
+
+    /// Proposes the stop of the present configuration, or says why not.
+    pub(super) fn reconfigure(&mut self, now: Now, stop: Stop) {
+        if let Err(why) = self.propose_stop(now, &stop) {
+            self.out.refused.push((stop.directory, why));
+        }
+    }
+
+    fn propose_stop(&mut self, now: Now, stop: &Stop) -> Result<(), ReconfigureRefused> {
+        if !self.serves() {
+            return Err(ReconfigureRefused::NotLeader { leader: self.consensus.leader() });
+        }
+        let newcomer = self.configuration.check_next(stop)?;
+        if let Some(gateway) = newcomer {
+            let commit = self.consensus.commit();
+            let has = self.consensus.progress(gateway).ok_or(ReconfigureRefused::NoLearner(gateway))?;
+            // One that has not answered yet may have no replica at all.
+            if has == 0 || has.saturating_add(MAX_LEARNER_LAG_SLOTS) < commit {
+                return Err(ReconfigureRefused::LearnerBehind { gateway, has, commit });
+            }
+        }
+        self.consensus.propose(now.mono_ms, stop.encode().into())?;
+        Ok(())
     }
 
     pub(super) fn on_forward(&mut self, from: GatewayId, origin: Origin, n: u64, submission: Arc<[u8]>) {

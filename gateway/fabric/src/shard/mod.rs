@@ -11,6 +11,8 @@
 //! member has lost the content of a batch, the leader proposes the batch as lost, so that the uplink stops waiting
 //! for it ([`ShardEvent::BatchLost`]).
 //!
+//! The members of the group change by a stop, after which the core makes the next group (see [`configure`]).
+//!
 //! Wall time is the gateway's, as far as a majority agrees on it ([`crate::agreement`]). Without agreement it
 //! continues by elapsed time from the last time agreed on, and the proposal marks it as unsure.
 //!
@@ -27,13 +29,19 @@
 //! [`MAX_QUERIES`] queries wait, and a turn looks at a bounded number of names for them (see [`reads`]).
 
 mod clock;
+mod configure;
 mod lead;
 mod reads;
 mod recover;
 mod tables;
 mod transfer;
 
-pub use recover::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED, KIND_HEALED, KIND_PROMISED, Replay};
+pub use recover::{
+    FoundReplica, KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED, KIND_CONFIGURATION, KIND_HEALED,
+    KIND_LEARNS, KIND_PROMISED, Replay,
+};
+
+use crate::configuration::{self, Configuration, ReconfigureRefused, Stop};
 
 use crate::link::MAX_START;
 use crate::machine::{
@@ -42,6 +50,7 @@ use crate::machine::{
 use crate::peer::{ForwardAnswer, PeerMessage, QueryAnswer, ShardQuery, TableQuestion, TransferMessage};
 use crate::record::LogRecord;
 use crate::site_state::{ReplicaDescription, ReplicaRole};
+use configure::{Group, Place};
 use lead::{Absent, HandBack, Lead};
 pub use lead::{HAND_BACK_MS, LOST_AFTER_MS, NOTE_ELAPSED_MS};
 use reads::ReadQueue;
@@ -49,7 +58,7 @@ use selvedge_paxos::{Ballot, Consensus, Slot};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::EpochMs;
 use selvedge_types::uplink::{LedgerId, SiteIncarnation};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use transfer::{Helped, Receiving};
 pub use transfer::{MAX_SNAPSHOT_BYTES, TransferAnswer, TransferRequest};
@@ -71,8 +80,6 @@ pub const HELPED_TAIL_BYTES: usize = 512 * 1024;
 pub const SNAPSHOT_EVERY_BYTES: usize = 2 * 1024 * 1024;
 /// How many bytes of chosen entries are taken from the group's log at a time.
 const APPLY_CHUNK_BYTES: usize = 1024 * 1024;
-/// The configuration of every group; it can't be changed yet.
-pub const CONFIGURATION: u32 = 1;
 
 /// The time by both clocks of this gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +99,7 @@ pub enum ShardEvent {
     Paxos {
         /// The sender, as authenticated by the link.
         from: GatewayId,
+        configuration: u32,
         message: selvedge_paxos::Message,
     },
     /// A gateway forwards a batch.
@@ -109,8 +117,17 @@ pub enum ShardEvent {
     Transfer {
         /// The sender, as authenticated by the link.
         from: GatewayId,
+        configuration: u32,
         message: TransferMessage,
     },
+    /// A replica answers that it has gone on to this configuration.
+    Superseded { from: GatewayId, configuration: u32 },
+    /// The directory orders the next configuration. A leader proposes it, or returns the reason why not in
+    /// [`ShardEffects::refused`]. [`ShardEffects::configured`] shows that it was chosen.
+    Reconfigure(Stop),
+    /// The directory names the gateways that learn what the group chooses; this replaces the earlier list. At most
+    /// [`selvedge_paxos::MAX_LEARNERS`] count.
+    Learners(Vec<GatewayId>),
     /// The result of reading the disk here for a replica that is behind: the answer to [`ShardEffects::transfers`].
     TransferAnswered {
         /// The replica that is behind.
@@ -220,6 +237,11 @@ pub struct ShardEffects {
     pub counters: Vec<Counters>,
     /// The damage that the log reported is repaired, once everything up to `token` is on disk.
     pub healed: bool,
+    /// A later configuration has begun here. Is this gateway neither a member of it nor a learner, its replica is retired: it keeps its
+    /// state and answers, until the host drops it.
+    pub configured: Option<Configuration>,
+    /// Orders of the directory that were not proposed: their slots there, and why.
+    pub refused: Vec<(Slot, ReconfigureRefused)>,
 }
 
 /// The state to make a snapshot of.
@@ -267,6 +289,10 @@ pub struct Status {
     /// The leader's gateway number, as far as known.
     pub leader: Option<u16>,
     pub role: ReplicaRole,
+    /// The members of the configuration, the preferred leader first.
+    pub members: Vec<ReplicaStatus>,
+    /// The learners, as far as this replica knows.
+    pub learners: Vec<ReplicaStatus>,
     /// The ballot that the replica has promised last.
     #[serde(serialize_with = "as_text")]
     pub ballot: Ballot,
@@ -308,10 +334,20 @@ fn as_text<S: serde::Serializer>(ballot: &Ballot, serializer: S) -> Result<S::Ok
     serializer.collect_str(ballot)
 }
 
-/// The configuration of one replica.
+/// What a replica's state shows of another replica.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct ReplicaStatus {
+    pub gateway: u16,
+    /// Whether it votes and never leads.
+    pub witness: bool,
+    /// The slot up to which it has everything on disk, as far as it has said so; only at the leader.
+    pub has: Option<u64>,
+}
+
+/// The set-up of one replica.
 #[derive(Debug, Clone)]
 pub struct ShardSettings {
-    /// Membership and bounds of the Paxos group.
+    /// The group in its first configuration. In later ones, log and snapshot say who takes part.
     pub group: selvedge_paxos::GroupConfig,
     /// The site's rules for its machines.
     pub rules: Arc<CountingRules>,
@@ -329,7 +365,29 @@ pub struct ShardCore {
     rules: Arc<CountingRules>,
     outbox_budget_bytes: u64,
     incarnation: u128,
+    configuration: Configuration,
+    /// The group in it.
     consensus: Consensus,
+    place: Place,
+    /// The group of the configuration before, as long as it has something to say.
+    previous: Option<Group>,
+    /// This replica votes in no configuration up to this one.
+    silent_until: u32,
+    /// The members of the configuration before, if this process saw it end.
+    former: Vec<GatewayId>,
+    /// The gateways within reach, as the host said last.
+    known_up: Vec<GatewayId>,
+    /// The learners that the directory names.
+    learners: Vec<GatewayId>,
+    limits: selvedge_paxos::Limits,
+    /// The number under which a group that may have lost records asks the others.
+    nonce: Option<u64>,
+    /// Why the replica can't go on, if it can't.
+    halt: Option<Halt>,
+    /// Chosen values that a restart has found, to be applied before everything else.
+    ended: Vec<(Slot, selvedge_paxos::Value)>,
+    /// The gateways to tell that their configuration is over.
+    superseded: BTreeSet<GatewayId>,
     /// Lent while a snapshot of it is encoded elsewhere: it can still be read, but nothing is applied.
     machine: Arc<Machine>,
     room: bool,
@@ -363,23 +421,46 @@ impl ShardCore {
     pub fn recover(
         settings: ShardSettings,
         machine: Machine,
-        found: selvedge_paxos::Recovered,
+        found: impl Into<FoundReplica>,
     ) -> Result<Self, selvedge_paxos::ConfigError> {
+        let found: FoundReplica = found.into();
         let (id, me) = (settings.group.group, settings.group.me);
-        let hand_back = HandBack::new(me, settings.group.members.clone());
+        let first = Configuration::first(settings.group.members.clone(), settings.group.witnesses.clone());
+        let known = found.configuration.or_else(|| machine.configuration().cloned());
+        let configuration = known.unwrap_or(first);
         let mut out = ShardEffects::default();
-        if found.damaged.is_some() {
-            out.records.push(recover::begun_anew(id, found.snapshot_slot));
+        if found.recovered.damaged.is_some() {
+            out.records.push(recover::begun_anew(id, configuration.number, found.recovered.snapshot_slot));
         }
+        if found.is_new {
+            out.records.push(recover::learns(id, found.silent_until));
+        }
+        let (nonce, limits) = (found.recovered.damaged, settings.group.limits);
+        let learners = settings.group.learners;
+        let who = configure::Who { shard: id, me, learners: &learners, limits: &limits };
+        let votes = configuration.number > found.silent_until;
+        let consensus = who.recover(&configuration, found.recovered, votes)?;
         Ok(Self {
             id,
             me,
-            hand_back,
+            hand_back: HandBack::new(me, &configuration),
+            place: Place::of(&consensus),
+            configuration,
+            previous: None,
+            silent_until: found.silent_until,
+            former: Vec::new(),
+            known_up: Vec::new(),
+            learners,
+            limits,
+            nonce,
+            ended: found.ended,
+            halt: None,
+            superseded: BTreeSet::new(),
             absent: Absent::new(me),
             rules: settings.rules,
             outbox_budget_bytes: settings.outbox_budget_bytes,
             incarnation: settings.incarnation,
-            consensus: Consensus::recover(settings.group, found)?,
+            consensus,
             machine: Arc::new(machine),
             room: true,
             lead: None,
@@ -402,9 +483,12 @@ impl ShardCore {
     /// Takes in an event.
     pub fn step(&mut self, now: Now, event: ShardEvent) {
         match event {
-            ShardEvent::Paxos { from, message } => {
-                self.consensus.step(now.mono_ms, selvedge_paxos::Event::Message { from, message })
+            ShardEvent::Paxos { from, configuration, message } => {
+                self.on_paxos(now, from, configuration, message);
             }
+            ShardEvent::Superseded { from, configuration } => self.on_superseded(now, from, configuration),
+            ShardEvent::Reconfigure(stop) => self.reconfigure(now, stop),
+            ShardEvent::Learners(learners) => self.on_learners(now, learners),
             ShardEvent::Forward { from, origin, n, submission } => {
                 // The link knows who is at its other end. A batch in another gateway's name would use up that
                 // gateway's numbers, and a start that no process reaches would become the last one that the shard
@@ -413,13 +497,15 @@ impl ShardCore {
                     self.on_forward(from, origin, n, submission);
                 }
             }
-            ShardEvent::Transfer { from, message } => self.on_transfer(now, from, message),
+            ShardEvent::Transfer { from, configuration, message } => {
+                self.on_transfer(now, from, configuration, message);
+            }
             ShardEvent::TransferAnswered { to, answer } => self.on_answer(now, to, answer),
             ShardEvent::Peers { up, restarted } => {
                 self.hand_back.peers(now, &up, &restarted);
                 self.absent.peers(now, &up);
                 self.reads.peers(self.me, &up);
-                self.consensus.step(now.mono_ms, selvedge_paxos::Event::Peers { up, restarted });
+                self.on_peers(now, up, restarted);
             }
             ShardEvent::Clocks { outside } => {
                 self.hand_back.clocks(now, &outside);
@@ -432,7 +518,7 @@ impl ShardCore {
                     .step(now.mono_ms, selvedge_paxos::Event::Reluctant(self.hand_back.reluctant()));
             }
             ShardEvent::Persisted { token } => {
-                self.consensus.step(now.mono_ms, selvedge_paxos::Event::Persisted { token });
+                self.persisted(now, token);
                 self.learned_is_saved(now, token);
             }
             ShardEvent::MachineReturned => {} // the turn applies what has gathered
@@ -460,6 +546,7 @@ impl ShardCore {
             ShardEvent::Timer => {
                 self.hand_back_if_due(now);
                 self.consensus.step(now.mono_ms, selvedge_paxos::Event::Timer);
+                self.step_previous(now, selvedge_paxos::Event::Timer);
                 self.pull(now);
             }
         }
@@ -470,16 +557,20 @@ impl ShardCore {
     /// # Errors
     /// Returned if the replica can't go on without diverging from the others: the process must end.
     pub fn take(&mut self, now: Now) -> Result<ShardEffects, Halt> {
+        if let Some(halt) = self.halt.take() {
+            return Err(halt);
+        }
         loop {
             self.propose(now);
             let effects = self.consensus.take();
-            let quiet = effects.is_empty();
+            let quiet = effects.is_empty() && self.previous_is_quiet();
             self.absorb(effects);
-            self.apply()?;
-            if quiet {
+            let goes_on = self.apply(now)?;
+            if quiet && !goes_on {
                 break;
             }
         }
+        self.tell_superseded();
         self.note_learned(now);
         self.helped.retain(|_, helped| helped.until_ms > now.mono_ms);
         self.serve_reads(now);
@@ -499,7 +590,8 @@ impl ShardCore {
         let hand_back = if self.serves() { self.hand_back.due_ms() } else { None };
         let lost = self.lost_due_ms(now);
         let reads = (!self.reads.is_empty()).then_some(now.mono_ms);
-        [self.consensus.deadline(), tick, pull, hand_back, lost, reads].into_iter().flatten().min()
+        let previous = self.previous.as_ref().and_then(|group| group.consensus.deadline());
+        [self.consensus.deadline(), previous, tick, pull, hand_back, lost, reads].into_iter().flatten().min()
     }
 
     /// The replica's state for operators.
@@ -507,11 +599,27 @@ impl ShardCore {
         let outbox = self.machine.outbox_stats();
         let clock = self.lead.as_ref().and_then(|lead| lead.clock);
         let elapsed = clock.map_or(self.machine.elapsed(), |clock| clock.now(now.mono_ms));
+        let group = self.consensus.config();
+        let replica = |gateway: &GatewayId| ReplicaStatus {
+            gateway: gateway.0,
+            witness: self.configuration.witnesses.contains(gateway),
+            has: self.consensus.progress(*gateway),
+        };
         Status {
             shard: self.id.0,
             leader: self.consensus.leader().map(|g| g.0),
-            configuration: CONFIGURATION,
-            role: self.consensus.role().into(),
+            configuration: self.configuration.number,
+            role: match self.consensus.role().into() {
+                ReplicaRole::Learner if self.is_retired() => ReplicaRole::Retired,
+                role => role,
+            },
+            members: self.configuration.members.iter().map(replica).collect(),
+            learners: group
+                .learners
+                .iter()
+                .filter(|l| !self.is_retired() || **l != self.me)
+                .map(replica)
+                .collect(),
             ballot: self.consensus.ballot(),
             commit: self.consensus.commit(),
             applied: self.machine.slot(),
@@ -529,7 +637,12 @@ impl ShardCore {
         &self.machine
     }
 
-    /// Read access to the replica's consensus.
+    /// The configuration that this replica takes part in, or took part in last.
+    pub fn configuration(&self) -> &Configuration {
+        &self.configuration
+    }
+
+    /// Read access to the replica's consensus in the present configuration.
     pub fn consensus(&self) -> &Consensus {
         &self.consensus
     }
@@ -540,15 +653,23 @@ impl ShardCore {
     }
 
     fn absorb(&mut self, effects: selvedge_paxos::PaxosEffects) {
-        let (group, configuration) = (self.id, CONFIGURATION);
+        let (group, configuration) = (self.id, self.configuration.number);
         let wrap = |(to, message)| (to, PeerMessage::Paxos { group, configuration, message });
-        self.out.send.extend(effects.send.into_iter().map(wrap));
-        self.out.records.extend(effects.records.into_iter().map(|r| recover::record(group, r)));
-        self.out.token = self.out.token.max(effects.token);
+        let send = effects.send.into_iter().map(wrap);
+        // Nothing of a configuration leaves before it is on disk that it has begun.
+        match self.place.is_durable() {
+            true => self.out.send.extend(send),
+            false => self.out.send_after.extend(send),
+        }
+        self.out
+            .records
+            .extend(effects.records.into_iter().map(|r| recover::record(group, configuration, r)));
+        self.out.token = self.out.token.max(self.place.token(effects.token));
         self.out.send_after.extend(effects.send_after.into_iter().map(wrap));
-        if effects.healed {
-            self.out.healed = true;
-            self.out.records.push(recover::healed(group, self.consensus.commit()));
+        // As a learner in a configuration that is over it may be repaired of what it did there, and not of what it did later.
+        if effects.healed && self.configuration.number > self.silent_until {
+            (self.out.healed, self.nonce) = (true, None);
+            self.out.records.push(recover::healed(group, configuration, self.consensus.commit()));
         }
         if effects.leadership_changed {
             self.leadership_changed();
@@ -566,7 +687,11 @@ impl ShardCore {
         }
     }
 
-    fn apply(&mut self) -> Result<(), Halt> {
+    /// Applies what is chosen. Gives whether another configuration has begun.
+    fn apply(&mut self, now: Now) -> Result<bool, Halt> {
+        for (slot, value) in std::mem::take(&mut self.ended) {
+            self.apply_one(slot, &value)?;
+        }
         while self.machine.slot() < self.consensus.commit() && Arc::get_mut(&mut self.machine).is_some() {
             let from = self.machine.slot() + 1;
             let chunk: Vec<_> = self
@@ -581,10 +706,19 @@ impl ShardCore {
                 self.apply_one(slot, &value)?;
             }
         }
-        Ok(())
+        self.begin_next(now)
     }
 
     fn apply_one(&mut self, slot: Slot, value: &[u8]) -> Result<(), Halt> {
+        if configuration::is_stop(value) {
+            let undecodable = |why| Halt::Undecodable { shard: self.id, slot, why };
+            let stop = Stop::decode(value).map_err(|e| undecodable(e.to_string()))?;
+            if let Some(machine) = Arc::get_mut(&mut self.machine) {
+                machine.stop(slot, &stop)?;
+                self.applied_since_snapshot_bytes += value.len() + 32;
+            }
+            return Ok(());
+        }
         let proposal: Proposal<&[u8]> = match value {
             [] => Proposal {
                 elapsed: self.machine.elapsed(),

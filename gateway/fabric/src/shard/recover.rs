@@ -1,9 +1,21 @@
 //! The form of a group's records in the log, and the recovery of a replica from them.
+//!
+//! Each record carries the number of its configuration, because ballots of one configuration mean nothing in another:
+//! a promise or a vote counts in its own configuration only. The first record of each later configuration is
+//! [`KIND_CONFIGURATION`]. The log holds the stop that began it in front of that record, so all slots up to there are
+//! chosen, and hold what was recorded last. A record of an earlier configuration behind it is a state record that
+//! trimming has carried forward, and does not count.
+//!
+//! A log that names a configuration whose beginning neither it nor a snapshot holds has lost records. A replica that
+//! lost records begins in the configuration of its snapshot, where it does not vote, and learns from there. It stays
+//! damaged in each configuration that it goes through, because it may have voted in any.
 
-use super::{CONFIGURATION, Slot};
+use super::Slot;
+use crate::configuration::{Configuration, FIRST_CONFIGURATION};
 use crate::machine::unknown_proposal_version;
 use crate::record::LogRecord;
-use selvedge_paxos::{Ballot, Entry, Record, Recovered};
+use selvedge_paxos::{Ballot, Entry, Record, Recovered, Value};
+use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::ShardId;
 use std::collections::BTreeMap;
 
@@ -14,8 +26,9 @@ pub const KIND_ACCEPTED: u8 = 2;
 /// The kind of a record with a commit index, as eight little-endian bytes. The newest counts.
 pub const KIND_COMMITTED: u8 = 3;
 
-/// All entries of the group before this record are void: the replica had lost records and began anew. The record's
-/// slot is the first that the replica then lacked, so the log keeps it as long as anything that it voids.
+/// All entries of the group from this record's slot on that stand before it are void: the replica had lost records and
+/// began anew. The record's slot is the first that the replica then lacked, so the log keeps it as long as anything
+/// that it voids.
 pub const KIND_BEGUN_ANEW: u8 = 4;
 
 /// The replica that began anew votes again. A start without this record finds the replica damaged, however whole
@@ -23,28 +36,48 @@ pub const KIND_BEGUN_ANEW: u8 = 4;
 /// yet.
 pub const KIND_HEALED: u8 = 5;
 
+/// A configuration begins: its number, and the payload as [`Configuration::encode`] gives it. The record's slot is that
+/// of the stop, so the log keeps it until a snapshot holds the configuration.
+pub const KIND_CONFIGURATION: u8 = 6;
+
+/// A replica that was made after the shard's first configuration began, and votes in no configuration up to the one
+/// whose number it carries as four little-endian bytes. A predecessor on this gateway may have voted in those and been
+/// dropped when it was retired. The log must keep this for good, so it is a state record.
+pub const KIND_LEARNS: u8 = 7;
+
 /// The record that a replica writes when its lost records are repaired.
-pub(super) fn healed(group: ShardId, commit: Slot) -> LogRecord {
-    mark(group, KIND_HEALED, commit.max(1))
+pub(super) fn healed(group: ShardId, configuration: u32, commit: Slot) -> LogRecord {
+    mark(group, configuration, KIND_HEALED, commit.max(1))
 }
 
 /// The first record that a replica writes after it lost records. Entries that it still holds may have lost
 /// replacements, or lie behind a hole. It learns everything again, and a later start must not mix the two.
-pub(super) fn begun_anew(group: ShardId, snapshot_slot: Slot) -> LogRecord {
-    mark(group, KIND_BEGUN_ANEW, snapshot_slot + 1)
+pub(super) fn begun_anew(group: ShardId, configuration: u32, snapshot_slot: Slot) -> LogRecord {
+    mark(group, configuration, KIND_BEGUN_ANEW, snapshot_slot + 1)
+}
+
+/// The first record of a replica that votes in no configuration up to this one.
+pub(super) fn learns(group: ShardId, until: u32) -> LogRecord {
+    LogRecord { payload: until.to_le_bytes().into(), ..mark(group, until, KIND_LEARNS, 0) }
+}
+
+/// The first record of each configuration but the first.
+pub(super) fn configuration(group: ShardId, begins: &Configuration) -> LogRecord {
+    let payload = begins.encode().into();
+    LogRecord { payload, ..mark(group, begins.number, KIND_CONFIGURATION, begins.base) }
 }
 
 /// A record that only states a fact. Its slot is one that no snapshot trims too soon.
-fn mark(group: ShardId, kind: u8, slot: Slot) -> LogRecord {
-    let (group, configuration, ballot) = (group.0, CONFIGURATION, (0, 0));
+fn mark(group: ShardId, configuration: u32, kind: u8, slot: Slot) -> LogRecord {
+    let (group, ballot) = (group.0, (0, 0));
     LogRecord { group, configuration, kind, ballot, slot, payload: [].into() }
 }
 
 /// A group's record in the log's form. A record of the group's state, rather than of a slot, carries slot 0.
-pub(super) fn record(group: ShardId, record: Record) -> LogRecord {
+pub(super) fn record(group: ShardId, configuration: u32, record: Record) -> LogRecord {
     let form = |kind, ballot: Ballot, slot, payload| LogRecord {
         group: group.0,
-        configuration: CONFIGURATION,
+        configuration,
         kind,
         ballot: (ballot.round, ballot.gateway),
         slot,
@@ -57,40 +90,147 @@ pub(super) fn record(group: ShardId, record: Record) -> LogRecord {
     }
 }
 
+/// The content of one configuration's records.
+#[derive(Debug, Clone, Default)]
+struct Part {
+    promised: Ballot,
+    entries: BTreeMap<Slot, Entry>,
+}
+
 /// Gathers one group's records while a restart reads them.
 #[derive(Debug, Clone, Default)]
 pub struct Replay {
-    promised: Ballot,
+    /// By number, from the newest configuration whose beginning was read on.
+    parts: BTreeMap<u32, Part>,
     commit: Slot,
-    entries: BTreeMap<Slot, Entry>,
+    /// The newest configuration whose beginning was read.
+    configuration: Option<Configuration>,
+    /// What was recorded last in slots that belong to earlier configurations than that.
+    ended: BTreeMap<Slot, Value>,
+    /// The highest number of which there are a group's records.
+    highest: u32,
+    silent_until: u32,
     begun_anew: bool,
     unreadable: Option<String>,
+}
+
+/// What a restart finds of a replica beside its snapshot.
+#[derive(Debug, Clone, Default)]
+pub struct FoundReplica {
+    /// The configuration to begin in; nothing: that of the machine.
+    pub(super) configuration: Option<Configuration>,
+    /// Chosen values that the machine applies first: those between its snapshot and the beginning of that configuration.
+    pub(super) ended: Vec<(Slot, Value)>,
+    /// The group's state in that configuration.
+    pub(super) recovered: Recovered,
+    /// The replica votes in no configuration up to this one.
+    pub(super) silent_until: u32,
+    /// It is new, and this is to be written down.
+    pub(super) is_new: bool,
+}
+
+impl From<Recovered> for FoundReplica {
+    fn from(recovered: Recovered) -> Self {
+        Self { recovered, ..Self::default() }
+    }
+}
+
+impl FoundReplica {
+    /// A replica that is new at this gateway while the shard is in this configuration: it learns, and votes in later ones that name it a member.
+    /// An earlier replica of the shard here, if there was one, was retired before it was dropped.
+    pub fn learner(configuration: u32) -> Self {
+        Self { silent_until: configuration, is_new: true, ..Self::default() }
+    }
+
+    /// The state that the group recovers from.
+    pub fn recovered(&self) -> &Recovered {
+        &self.recovered
+    }
 }
 
 impl Replay {
     /// Takes in the next record of the group, in the order of the log.
     pub fn record(&mut self, record: LogRecord) {
         let ballot = Ballot { round: record.ballot.0, gateway: record.ballot.1 };
+        if record.kind != KIND_LEARNS {
+            self.highest = self.highest.max(record.configuration);
+        }
         match record.kind {
-            KIND_PROMISED => self.promised = self.promised.max(ballot),
+            KIND_PROMISED => {
+                if let Some(part) = self.part(record.configuration) {
+                    part.promised = part.promised.max(ballot);
+                }
+            }
             KIND_ACCEPTED => {
                 if let Some(version) = unknown_proposal_version(&record.payload) {
                     self.note_unreadable(&record, format!("of format version {version}"));
                 }
-                let entry = Entry { slot: record.slot, ballot, value: record.payload };
-                self.entries.insert(entry.slot, entry);
+                if let Some(part) = self.part(record.configuration) {
+                    let entry = Entry { slot: record.slot, ballot, value: record.payload };
+                    let held = part.entries.get(&entry.slot).filter(|held| held.ballot > ballot);
+                    if held.is_none() || !canary::makes(Canary::OldPromiseReplaces) {
+                        part.entries.insert(entry.slot, entry);
+                    }
+                }
             }
             KIND_COMMITTED => match <[u8; 8]>::try_from(&*record.payload) {
                 Ok(bytes) => self.commit = self.commit.max(u64::from_le_bytes(bytes)),
                 Err(_) => self.note_unreadable(&record, "a commit index of other than 8 bytes".to_string()),
             },
-            KIND_BEGUN_ANEW => {
-                self.entries.clear();
-                self.begun_anew = true;
-            }
+            KIND_BEGUN_ANEW => self.begin_anew(record.slot),
             KIND_HEALED => self.begun_anew = false,
+            KIND_LEARNS => match <[u8; 4]>::try_from(&*record.payload) {
+                Ok(bytes) => self.silent_until = self.silent_until.max(u32::from_le_bytes(bytes)),
+                Err(_) => self
+                    .note_unreadable(&record, "a configuration's number of other than 4 bytes".to_string()),
+            },
+            KIND_CONFIGURATION => match Configuration::decode(&record.payload) {
+                Ok(begins) => self.begin(begins),
+                Err(why) => self.note_unreadable(&record, why.to_string()),
+            },
             kind => self.note_unreadable(&record, format!("of the unknown kind {kind}")),
         }
+    }
+
+    fn present(&self) -> u32 {
+        self.configuration.as_ref().map_or(FIRST_CONFIGURATION, |c| c.number)
+    }
+
+    /// Where a record of this configuration counts, if it does.
+    fn part(&mut self, configuration: u32) -> Option<&mut Part> {
+        if canary::makes(Canary::OldPromiseReplaces) {
+            return Some(self.parts.entry(FIRST_CONFIGURATION).or_default());
+        }
+        (configuration >= self.present()).then(|| self.parts.entry(configuration).or_default())
+    }
+
+    fn begin(&mut self, begins: Configuration) {
+        if begins.number <= self.present() {
+            return; // known already
+        }
+        let mixed = canary::makes(Canary::OldPromiseReplaces);
+        let number = if mixed { FIRST_CONFIGURATION } else { begins.number - 1 };
+        if let Some(before) = self.parts.get_mut(&number) {
+            let above = before.entries.split_off(&(begins.base + 1));
+            let ended = std::mem::replace(&mut before.entries, above).into_values();
+            self.ended.extend(ended.map(|entry| (entry.slot, entry.value)));
+        }
+        if !mixed {
+            self.parts = self.parts.split_off(&begins.number);
+        }
+        self.configuration = Some(begins);
+    }
+
+    fn begin_anew(&mut self, from: Slot) {
+        for part in self.parts.values_mut() {
+            part.entries.split_off(&from);
+        }
+        self.ended.split_off(&from);
+        // The replica began anew in the configuration of its snapshot, and wrote down again each that it came through.
+        if self.configuration.as_ref().is_some_and(|c| c.base >= from) {
+            self.configuration = None;
+        }
+        self.begun_anew = true;
     }
 
     fn note_unreadable(&mut self, record: &LogRecord, what: String) {
@@ -109,10 +249,45 @@ impl Replay {
         self.begun_anew
     }
 
-    /// The state from which the group recovers, given its newest durable snapshot. `damaged` carries a random
-    /// number if the log may have lost records of this group.
-    pub fn finish(mut self, snapshot_slot: Slot, damaged: Option<u64>) -> Recovered {
-        let entries = self.entries.split_off(&(snapshot_slot + 1)).into_values().collect();
-        Recovered { promised: self.promised, commit: self.commit, snapshot_slot, entries, damaged }
+    /// Whether the log does not hold what must be there beside a snapshot through this slot, in this configuration (nothing: the first): the
+    /// beginning of the configuration that records are of, or what lies between the snapshot and that.
+    pub fn lacks_records(&self, snapshot_slot: Slot, snapshot: Option<&Configuration>) -> bool {
+        let newest = self.newest(snapshot);
+        let (number, base) = newest.map_or((FIRST_CONFIGURATION, 0), |c| (c.number, c.base));
+        let behind = self.ended.range(snapshot_slot.saturating_add(1)..);
+        let held = behind.take_while(|(slot, _)| **slot <= base).count() as u64;
+        self.highest > number || held < base.saturating_sub(snapshot_slot)
+    }
+
+    fn newest<'a>(&'a self, snapshot: Option<&'a Configuration>) -> Option<&'a Configuration> {
+        self.configuration.as_ref().into_iter().chain(snapshot).max_by_key(|c| c.number)
+    }
+
+    /// What the group recovers from, given the slot and the configuration (nothing: the first) of its newest durable
+    /// snapshot. `damaged` carries a random number when the log may have lost records of this group.
+    pub fn finish(
+        mut self,
+        snapshot_slot: Slot,
+        snapshot: Option<&Configuration>,
+        damaged: Option<u64>,
+    ) -> FoundReplica {
+        if damaged.is_some() {
+            // Those before the newest that anything is known of are over.
+            let silent_until = self.silent_until.max(self.highest.saturating_sub(1));
+            let recovered = Recovered { snapshot_slot, damaged, ..Recovered::default() };
+            let configuration = snapshot.cloned();
+            return FoundReplica { configuration, recovered, silent_until, ..FoundReplica::default() };
+        }
+        let configuration = self.newest(snapshot).cloned();
+        let (number, base) = configuration.as_ref().map_or((FIRST_CONFIGURATION, 0), |c| (c.number, c.base));
+        let number = if canary::makes(Canary::OldPromiseReplaces) { FIRST_CONFIGURATION } else { number };
+        let part = self.parts.remove(&number).unwrap_or_default();
+        let ended = self.ended.split_off(&(snapshot_slot + 1)).into_iter();
+        let ended = ended.take_while(|(slot, _)| *slot <= base).collect();
+        let mut entries = part.entries;
+        let entries = entries.split_off(&(snapshot_slot.max(base) + 1)).into_values().collect();
+        let recovered =
+            Recovered { promised: part.promised, commit: self.commit, snapshot_slot, entries, damaged };
+        FoundReplica { configuration, ended, recovered, silent_until: self.silent_until, is_new: false }
     }
 }

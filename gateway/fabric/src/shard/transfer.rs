@@ -20,6 +20,12 @@
 //! ([`TransferRequest`]) and takes the result ([`TransferAnswer`]). The host's storage also decides which replicas
 //! get a place, and what stays on disk for them (see [`selvedge_log::storage`]).
 //!
+//! A replica in an earlier configuration than others catches up in the same way. Whoever hears from a later
+//! configuration asks the sender, and gets what is chosen up to the stop and beyond it, also from memory, because no
+//! leader of its own configuration sends it any more. A snapshot may belong to a later configuration: then the replica
+//! continues in that one. Any replica that is not damaged can be asked, not only the leader, because what it gives is
+//! chosen.
+//!
 //! Every message may be lost. The receiver asks again after [`PULL_MS`] and gives up after [`GIVE_UP_PULLS`] in a
 //! row; the leader repeats that the replica is behind as long as it is. Any replica that is not damaged can be
 //! asked, not only the leader: what it gives is chosen.
@@ -33,10 +39,10 @@
 //! Limits: a replica receives one thing at a time, and holds a snapshot whole until it has become a machine. A
 //! snapshot has at most [`MAX_SNAPSHOT_BYTES`].
 
-use super::{CONFIGURATION, Now, ShardCore, SnapshotState};
+use super::{Now, ShardCore, SnapshotState};
 use crate::machine::{CutBatch, Machine};
 use crate::peer::{BatchAnswer, PeerMessage, TransferMessage};
-use selvedge_paxos::{Role, Slot, Value};
+use selvedge_paxos::{Consensus, Role, Slot, Value};
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::GatewayId;
 use std::sync::Arc;
@@ -53,6 +59,8 @@ pub const INSTALLING_MS: u64 = 3_000;
 pub const HELPED_MS: u64 = 5_000;
 /// After this many answers in a row without new values, the log is replaced by a snapshot.
 const MAX_DRY_ANSWERS: u32 = 3;
+/// The most bytes of values out of memory in one answer to a replica in an earlier configuration, unless a single value is longer.
+const HELD_PIECE_BYTES: usize = 64 * 1024;
 /// The largest snapshot that is offered or taken.
 pub const MAX_SNAPSHOT_BYTES: u64 = 256 * 1024 * 1024;
 
@@ -177,7 +185,7 @@ struct Fetched {
 }
 
 impl Receiving {
-    fn new(now: Now, from: GatewayId) -> Self {
+    pub(super) fn new(now: Now, from: GatewayId) -> Self {
         let mut receiving = Self { from, stage: Stage::Log(Learning::Idle), asked_ms: 0, pulls: 0 };
         receiving.begin_log(now);
         receiving
@@ -215,13 +223,19 @@ impl Receiving {
 
 /// The receiving end: this replica catches up.
 impl ShardCore {
-    pub(super) fn on_transfer(&mut self, now: Now, from: GatewayId, message: TransferMessage) {
-        if !self.consensus.config().members.contains(&from) {
-            return;
-        }
+    pub(super) fn on_transfer(
+        &mut self,
+        now: Now,
+        from: GatewayId,
+        configuration: u32,
+        message: TransferMessage,
+    ) {
+        let present = self.configuration.number;
         match message {
+            TransferMessage::Behind if configuration < present => _ = self.superseded.insert(from),
             TransferMessage::Behind => {
-                if self.receiving.is_none() {
+                let leads = self.configuration.has_member(from) || configuration > present;
+                if leads && self.receiving.is_none() {
                     self.receiving = Some(Receiving::new(now, from));
                     self.pull(now);
                 }
@@ -267,7 +281,7 @@ impl ShardCore {
                 }
             }
             TransferMessage::Batch { seq, answer } => self.on_batch(now, from, seq, answer),
-            TransferMessage::FetchLog { from: slot } => self.give_log(from, slot),
+            TransferMessage::FetchLog { from: slot } => self.give_log(from, slot, configuration < present),
             TransferMessage::FetchState { slot, offset } => {
                 self.want(from, TransferRequest::State { slot, offset });
             }
@@ -317,6 +331,7 @@ impl ShardCore {
     fn progress(&mut self, now: Now) {
         let (id, rules) = (self.id, self.rules.clone());
         let here = self.machine.outbox_stats().last;
+        let present = self.configuration.number;
         let Some(r) = &mut self.receiving else { return };
         r.hurry(now);
         let Some(fetched) = r.fetched() else { return };
@@ -325,7 +340,9 @@ impl ShardCore {
                 return self.give_up("its checksum is wrong");
             }
             match Machine::restore(id, rules, &fetched.state) {
-                Ok(machine) if machine.slot() == fetched.slot => {
+                Ok(machine)
+                    if machine.slot() == fetched.slot && machine.configuration_number() >= present =>
+                {
                     // This replica has the batches that its own machine lists: a batch's content never changes.
                     fetched.batch = machine.outbox_stats().kept.max(here) + 1;
                     fetched.machine = Some(Box::new(machine));
@@ -437,7 +454,13 @@ impl ShardCore {
                 self.tail.clear();
                 self.tail_bytes = 0;
                 self.applied_since_snapshot_bytes = 0;
-                self.consensus.step(now.mono_ms, selvedge_paxos::Event::SnapshotInstalled { slot });
+                match self.begin_next(now) {
+                    Ok(true) => {} // it is of a later configuration
+                    Ok(false) => {
+                        self.consensus.step(now.mono_ms, selvedge_paxos::Event::SnapshotInstalled { slot });
+                    }
+                    Err(halt) => self.halt = Some(halt),
+                }
             }
             // The replica tries again when the log asks, which it does as long as there is no room, or after
             // further work.
@@ -464,17 +487,34 @@ impl ShardCore {
         self.say(to, TransferMessage::Behind);
     }
 
-    fn give_log(&mut self, to: GatewayId, from: Slot) {
+    /// `earlier`: the replica is in an earlier configuration, in which nothing comes by itself.
+    fn give_log(&mut self, to: GatewayId, from: Slot, earlier: bool) {
         let from = from.max(1);
+        let values = if earlier { self.held_values(from) } else { Vec::new() };
+        if !values.is_empty() {
+            return self.say(to, TransferMessage::Log { from, values });
+        }
         if from >= self.consensus.first_slot() || from > self.consensus.commit() {
             self.say(to, TransferMessage::Log { from, values: Vec::new() });
             return self.want(to, TransferRequest::Nothing);
         }
-        match self.consensus.logged_after() {
+        match self.logged_after() {
+            // What a damaged replica has applied is chosen, whatever its log holds; in its own configuration others can tell more.
+            None if earlier => self.want(to, TransferRequest::Snapshot { least: from }),
             None => {}
             Some(after) if from > after => self.want(to, TransferRequest::Log { from }),
             Some(after) => self.want(to, TransferRequest::Snapshot { least: after.max(from) }),
         }
+    }
+
+    /// Chosen values in memory, from this slot on; none if it is in memory no more.
+    fn held_values(&self, from: Slot) -> Vec<Value> {
+        let previous = self.previous.as_ref().map(|group| &group.consensus);
+        let groups = [Some(&self.consensus), previous].into_iter().flatten();
+        let held = |group: &Consensus| -> Vec<Value> {
+            group.committed_entries(from, HELD_PIECE_BYTES).map(|entry| entry.value.clone()).collect()
+        };
+        groups.map(held).find(|values| !values.is_empty()).unwrap_or_default()
     }
 
     pub(super) fn on_answer(&mut self, now: Now, to: GatewayId, answer: TransferAnswer) {
@@ -520,7 +560,7 @@ impl ShardCore {
     }
 
     fn say(&mut self, to: GatewayId, message: TransferMessage) {
-        let transfer = PeerMessage::Transfer { shard: self.id, configuration: CONFIGURATION, message };
-        self.out.send.push((to, transfer));
+        let (shard, configuration) = (self.id, self.configuration.number);
+        self.out.send.push((to, PeerMessage::Transfer { shard, configuration, message }));
     }
 }

@@ -1,6 +1,7 @@
 //! The bytes of stored and sent forms: every later release must be able to read what one release has written.
 
 use crate::support::*;
+use selvedge_fabric::configuration::{Configuration, Stop, is_stop};
 use selvedge_fabric::machine::*;
 use selvedge_types::ids::GatewayId;
 use selvedge_types::time::{ElapsedMs, EpochMs};
@@ -140,4 +141,31 @@ fn a_snapshot_has_these_bytes() {
     golden(&format!("snapshot.v{SNAPSHOT_VERSION}.hex"), &s.machine.snapshot());
     let restored = Machine::restore(s.machine.shard(), Default::default(), &s.machine.snapshot()).unwrap();
     assert_eq!(restored.snapshot(), s.machine.snapshot());
+    // In a later configuration it is named behind the head, and nothing else differs.
+    let first = s.machine.snapshot();
+    let slot = s.machine.slot() + 1;
+    s.machine.stop(slot, &stop()).unwrap();
+    let named = s.machine.snapshot();
+    assert_eq!(named[0], first[0] | NAMES_CONFIGURATION);
+    let (configuration, end) = (&Configuration::after(&stop(), slot).encode()[1..], first.len() - 8);
+    let (head, tables) = named[5..named.len() - 8].split_at(configuration.len());
+    assert_eq!((head, tables), (configuration, &first[5..end]), "it stands behind a head of 5 bytes");
+    let restored = Machine::restore(s.machine.shard(), Default::default(), &named).unwrap();
+    assert_eq!((restored.configuration(), restored.snapshot()), (s.machine.configuration(), named));
+}
+
+fn stop() -> Stop {
+    let members = [4, 1, 2].map(GatewayId).to_vec();
+    Stop { ends: 1, members, witnesses: vec![GatewayId(2)], directory: 300 }
+}
+
+#[test]
+fn a_stop_and_a_configuration_have_these_bytes() {
+    let bytes = stop().encode();
+    assert_eq!(hex(&bytes), "000101030401020102fb2c01");
+    assert!(is_stop(&bytes));
+    assert_eq!(Stop::decode(&bytes), Ok(stop()));
+    let next = Configuration::after(&stop(), 70_000);
+    assert_eq!(hex(&next.encode()), "0102030401020102fc70110100fb2c01");
+    assert_eq!(Configuration::decode(&next.encode()), Ok(next));
 }

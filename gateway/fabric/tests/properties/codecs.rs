@@ -260,6 +260,8 @@ fn message() -> impl Strategy<Value = PeerMessage> {
         (any::<u64>(), vec(routed, 0..3))
             .prop_map(|(publisher, publishes)| PeerMessage::Route { publisher, publishes }),
         vec(any::<(u64, u64)>(), 0..3).prop_map(|publishers| PeerMessage::Taken { publishers }),
+        (shard(), any::<u32>())
+            .prop_map(|(shard, configuration)| PeerMessage::Superseded { shard, configuration }),
     ]
 }
 

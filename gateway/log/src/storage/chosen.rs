@@ -14,6 +14,10 @@
 //! log. A slot at or below the commit index is never written again. So of a slot's records, the last one in front of
 //! c's record is the chosen one.
 //!
+//! The same holds across configurations. What a configuration recorded above its stop is void, and stands in front of
+//! the record with which the next one begins. So do the stop and the record that it is chosen; behind that record stand
+//! only commit indexes of later configurations.
+//!
 //! A slot that a snapshot skipped may have records that were never chosen: it lies below what the process began with. A
 //! commit index from an earlier process reaches no higher than what this one began with, even where trimming writes its
 //! record again behind younger ones. And records that became void when the replica later began anew come before those
@@ -27,7 +31,7 @@
 
 use crate::{LogError, LogReader};
 use selvedge_fabric::record::{LogRecord, Position, Stretch};
-use selvedge_fabric::shard::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED};
+use selvedge_fabric::shard::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED, KIND_CONFIGURATION};
 use selvedge_paxos::Value;
 use std::collections::BTreeMap;
 
@@ -136,6 +140,11 @@ impl Cursor {
             KIND_BEGUN_ANEW => {
                 self.open.clear();
                 self.open_bytes = 0;
+            }
+            // Its slot is that of the stop: what an earlier configuration has in later slots was never chosen there.
+            KIND_CONFIGURATION => {
+                let void = self.open.split_off(&(record.slot + 1));
+                self.open_bytes -= void.values().map(weight).sum::<usize>();
             }
             _ => {}
         }

@@ -110,11 +110,11 @@ impl ReadStorage {
         self.log.recovery()
     }
 
-    /// Opens what was read, with the replicas of gateway `me`. It reads their snapshots first, and only then writes.
-    /// `nonce` draws a number that no earlier start has drawn.
+    /// Opens what was read, with the replicas that gateway `me` has in the first configurations of their shards:
+    /// see [`ReadStorage::open_shards`].
     ///
     /// # Errors
-    /// [`OpenError`], when a snapshot can't be read (nothing is changed then), or a replica can't run.
+    /// Its.
     pub fn open(
         self,
         me: GatewayId,
@@ -122,10 +122,27 @@ impl ReadStorage {
         settings: &ReplicaSettings,
         nonce: &mut dyn FnMut() -> u64,
     ) -> Result<Opened, OpenError> {
+        self.open_shards(me, ring.shards_of(me), ring, settings, nonce)
+    }
+
+    /// Opens what was read, with replicas of these shards at gateway `me`, which need not be what the ring says: their logs and
+    /// snapshots tell in which configurations they are. Reads their snapshots, and only then writes. `nonce` draws a number that no
+    /// earlier start has drawn.
+    ///
+    /// # Errors
+    /// [`OpenError`], when a snapshot can't be read (nothing is changed then), or a replica can't run.
+    pub fn open_shards(
+        self,
+        me: GatewayId,
+        shards: impl IntoIterator<Item = ShardId>,
+        ring: &Ring,
+        settings: &ReplicaSettings,
+        nonce: &mut dyn FnMut() -> u64,
+    ) -> Result<Opened, OpenError> {
         let Self { log, mut stores, mut replays } = self;
         let recovery = log.recovery().clone();
         let mut restored = Vec::new();
-        for id in ring.shards_of(me) {
+        for id in shards {
             let machine = restore(&stores, id, &settings.rules)?;
             stores.batches.check_version(id.0)?;
             restored.push((id, machine, replays.remove(&id.0).unwrap_or_default()));
@@ -136,7 +153,9 @@ impl ReadStorage {
         for (id, machine, replay) in restored {
             let lost = machine.is_none();
             let machine = machine.unwrap_or_else(|| Machine::new(id, settings.rules.clone()));
+            let slot = machine.slot();
             let mut damaged = lost || recovery.damaged_groups.contains(id.0) || replay.is_damaged();
+            damaged |= replay.lacks_records(slot, machine.configuration());
             if damaged {
                 tracing::error!(shard = %id, "its log is damaged: it does not vote until its peers have repaired it");
             }
@@ -148,9 +167,9 @@ impl ReadStorage {
             let listed = (outbox.kept + 1..=outbox.last).filter(|seq| !lost.contains(seq));
             stores.batches.expect(id.0, listed)?;
             damaged &= !canary::makes(Canary::DamagedVotes);
-            let found = replay.finish(machine.slot(), damaged.then(&mut *nonce));
+            let found = replay.finish(slot, machine.configuration(), damaged.then(&mut *nonce));
             // The log need not keep what a snapshot covers, but does not remember that itself.
-            log.keep_from(id.0, found.snapshot_slot + 1);
+            log.keep_from(id.0, slot + 1);
             let members = ring.replicas(id).to_vec();
             let shard_settings = ShardSettings {
                 group: GroupConfig::new(id, me, members, settings.limits.clone()),

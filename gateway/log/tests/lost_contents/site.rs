@@ -7,7 +7,7 @@ use selvedge_fabric::peer::{PeerMessage, QueryAnswer, ShardQuery, TransferMessag
 use selvedge_fabric::record::Suspect;
 use selvedge_fabric::replica::{Replica, Said, StoreWork};
 use selvedge_fabric::ring::{Member, Ring};
-use selvedge_fabric::shard::{CONFIGURATION, Now, ShardEvent};
+use selvedge_fabric::shard::{Now, ShardEvent};
 use selvedge_fabric::uplink::UplinkContent;
 use selvedge_log::storage::{
     self, Done, Errand, FileKind, Folders, LogKeeper, LogWork, ReplicaSettings, StorageDesk, Stores,
@@ -116,9 +116,11 @@ impl Site {
             }
             for (from, to, message) in said {
                 let event = match message {
-                    PeerMessage::Paxos { message, .. } => ShardEvent::Paxos { from, message },
-                    PeerMessage::Transfer { message, configuration: CONFIGURATION, .. } => {
-                        ShardEvent::Transfer { from, message }
+                    PeerMessage::Paxos { configuration, message, .. } => {
+                        ShardEvent::Paxos { from, configuration, message }
+                    }
+                    PeerMessage::Transfer { configuration, message, .. } => {
+                        ShardEvent::Transfer { from, configuration, message }
                     }
                     PeerMessage::Answer { id, answer: QueryAnswer::Windows(scanned) } => {
                         self.answers.push((id, self.now_ms, scanned));

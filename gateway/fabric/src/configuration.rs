@@ -1,0 +1,308 @@
+//! Which replicas a shard has: one configuration after another, and the stop that ends one and names the next.
+//!
+//! The first configuration of a shard is what the ring says, and is stored nowhere. Each later one comes from a *stop*: a value that the
+//! leader proposes like any other, and after which its configuration has no slots. Whoever applies a stop knows the next configuration,
+//! which continues after the stop's slot: members, witnesses, and the slot of the directory that ordered them. So a shard's log says who
+//! its replicas were at any slot, and the machine's snapshot says it for the slots that the log holds no more.
+//!
+//! Invariant: the configurations of a shard are numbered without gaps, and the directory's slots in them grow.
+//! Invariant: whether a value is a stop depends on its first byte alone ([`is_stop`]): a replica that can't read a stop stops, too.
+//! Limits: at most [`MAX_MEMBERS`] members; one replica moves at a time ([`Configuration::check_next`]).
+
+use bincode::{Decode, Encode};
+use selvedge_paxos::{MAX_COUNT, MAX_MEMBERS, ProposeError, Slot};
+use selvedge_types::frame::{self, FrameError};
+use selvedge_types::ids::GatewayId;
+
+/// The number of a shard's first configuration, which the ring gives.
+pub const FIRST_CONFIGURATION: u32 = 1;
+
+/// The first byte of a stop. Any other value is empty or begins with the version of its frame, and versions count from 1.
+pub const STOP_MARK: u8 = 0;
+
+/// Format version of the frame that follows [`STOP_MARK`].
+pub const STOP_VERSION: u8 = 1;
+
+/// Format version of a stored [`Configuration`].
+pub const CONFIGURATION_VERSION: u8 = 1;
+
+/// How many chosen slots a learner may lack, on disk, when a stop makes it vote.
+pub const MAX_LEARNER_LAG_SLOTS: Slot = 64;
+
+/// Whether a slot's value is a stop.
+pub fn is_stop(value: &[u8]) -> bool {
+    value.first() == Some(&STOP_MARK)
+}
+
+/// One membership of one shard.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Configuration {
+    pub number: u32,
+    /// The replicas that vote, the preferred leader first.
+    pub members: Vec<GatewayId>,
+    /// Those of the members that never lead.
+    pub witnesses: Vec<GatewayId>,
+    /// The slot of the stop that began it, 0 for the first: all slots up to here belong to earlier configurations.
+    pub base: Slot,
+    /// The slot of the directory that ordered it, 0 for the first.
+    pub directory: Slot,
+}
+
+/// What the last slot of a configuration holds.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Stop {
+    /// The number of the configuration that ends.
+    pub ends: u32,
+    /// The members of the next one, by rank.
+    pub members: Vec<GatewayId>,
+    /// The witnesses among them.
+    pub witnesses: Vec<GatewayId>,
+    /// The slot of the directory that orders it.
+    pub directory: Slot,
+}
+
+/// Why a leader does not propose a stop. Nothing has changed then.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReconfigureRefused {
+    /// This replica does not lead, or has not applied its opening entry yet.
+    #[error("this replica does not lead; {}", match .leader { Some(l) => format!("ask {l}"), None => "nobody is known to, try again".into() })]
+    NotLeader {
+        /// The leader, as far as this replica knows.
+        leader: Option<GatewayId>,
+    },
+    /// The order is about another configuration than the present one.
+    #[error("it would end configuration {ends}, but configuration {current} is the present one")]
+    OtherConfiguration {
+        /// What the order names.
+        ends: u32,
+        current: u32,
+    },
+    /// The order is not younger than the one that the present configuration comes from.
+    #[error("it comes from slot {directory} of the directory, but slot {known} was followed before")]
+    OldDirectory {
+        directory: Slot,
+        /// The slot that the present configuration comes from.
+        known: Slot,
+    },
+    /// Members, ranks and witnesses are the present ones.
+    #[error("it changes nothing")]
+    NothingChanges,
+    /// More than one replica would move or change its role.
+    #[error("it changes more than one replica; move them one after another")]
+    SeveralChange,
+    /// No configuration can be made of these members.
+    #[error("no configuration can have these members: {0}")]
+    BadMembers(&'static str),
+    /// The new member is no learner.
+    #[error("{0} is no learner yet; let it learn first")]
+    NoLearner(GatewayId),
+    /// The new member lacks more than [`MAX_LEARNER_LAG_SLOTS`].
+    #[error(
+        "{gateway} has everything up to slot {has}, but slot {commit} is chosen; try again when it has caught up"
+    )]
+    LearnerBehind {
+        gateway: GatewayId,
+        /// What it has on disk.
+        has: Slot,
+        commit: Slot,
+    },
+    /// The group takes no proposal now.
+    #[error(transparent)]
+    NotNow(#[from] ProposeError),
+}
+
+impl Configuration {
+    /// The first one of a shard.
+    pub fn first(members: Vec<GatewayId>, witnesses: Vec<GatewayId>) -> Self {
+        Self { number: FIRST_CONFIGURATION, members, witnesses, base: 0, directory: 0 }
+    }
+
+    /// The one that begins after a stop in this slot.
+    pub fn after(stop: &Stop, slot: Slot) -> Self {
+        let Stop { ends, members, witnesses, directory } = stop.clone();
+        Self { number: ends.saturating_add(1), members, witnesses, base: slot, directory }
+    }
+
+    /// Whether a gateway votes in it.
+    pub fn has_member(&self, gateway: GatewayId) -> bool {
+        self.members.contains(&gateway)
+    }
+
+    /// Checks a stop of this configuration: gives the member that it adds, if it adds one.
+    ///
+    /// # Errors
+    /// Why it may not be proposed.
+    pub fn check_next(&self, stop: &Stop) -> Result<Option<GatewayId>, ReconfigureRefused> {
+        let (ends, directory) = (stop.ends, stop.directory);
+        if ends != self.number || ends == u32::MAX {
+            return Err(ReconfigureRefused::OtherConfiguration { ends, current: self.number });
+        }
+        if directory <= self.directory || directory > MAX_COUNT {
+            return Err(ReconfigureRefused::OldDirectory { directory, known: self.directory });
+        }
+        check_members(&stop.members, &stop.witnesses).map_err(ReconfigureRefused::BadMembers)?;
+        if (&stop.members, &stop.witnesses) == (&self.members, &self.witnesses) {
+            return Err(ReconfigureRefused::NothingChanges);
+        }
+        let mut added = stop.members.iter().filter(|m| !self.has_member(**m));
+        let removed = self.members.iter().filter(|m| !stop.members.contains(m)).count();
+        let newcomer = added.next().copied();
+        let is_witness = |m: &GatewayId| (self.witnesses.contains(m), stop.witnesses.contains(m));
+        let stays = |m: &&GatewayId| self.has_member(**m);
+        let roles = stop.members.iter().filter(stays).map(is_witness).filter(|(was, is)| was != is).count();
+        let moved = usize::from(newcomer.is_some() || removed > 0);
+        if added.next().is_some() || removed > 1 || moved + roles > 1 {
+            return Err(ReconfigureRefused::SeveralChange);
+        }
+        Ok(newcomer)
+    }
+
+    /// As it is stored in the log.
+    pub fn encode(&self) -> Vec<u8> {
+        frame::encode(CONFIGURATION_VERSION, self)
+    }
+
+    /// From what [`Configuration::encode`] gave.
+    ///
+    /// # Errors
+    /// When it is damaged, of another version, or contradicts itself.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        let decoded: Self = frame::decode("configuration", CONFIGURATION_VERSION, bytes)?;
+        match decoded.check() {
+            Ok(()) => Ok(decoded),
+            Err(why) => Err(FrameError::Malformed { what: "configuration", why: why.to_string() }),
+        }
+    }
+
+    /// Checks one that was stored: it comes from a stop.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        check_members(&self.members, &self.witnesses)?;
+        if self.number <= FIRST_CONFIGURATION {
+            return Err("the first one is not stored");
+        }
+        if !(1..=MAX_COUNT).contains(&self.base) || !(1..=MAX_COUNT).contains(&self.directory) {
+            return Err("no slot is so low, or so high");
+        }
+        Ok(())
+    }
+}
+
+impl Stop {
+    /// As a slot's value.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut value = vec![STOP_MARK];
+        value.extend(frame::encode(STOP_VERSION, self));
+        value
+    }
+
+    /// From a value that [`is_stop`].
+    ///
+    /// # Errors
+    /// When it is damaged, of another version, or names members of which no configuration can be made.
+    pub fn decode(value: &[u8]) -> Result<Self, FrameError> {
+        let malformed = |why: &str| FrameError::Malformed { what: "stop", why: why.to_string() };
+        let frame = value.strip_prefix(&[STOP_MARK]).ok_or_else(|| malformed("it is another value"))?;
+        let decoded: Self = frame::decode("stop", STOP_VERSION, frame)?;
+        check_members(&decoded.members, &decoded.witnesses).map_err(malformed)?;
+        if decoded.ends == u32::MAX || !(1..=MAX_COUNT).contains(&decoded.directory) {
+            return Err(malformed("its numbers are out of range"));
+        }
+        Ok(decoded)
+    }
+}
+
+fn check_members(members: &[GatewayId], witnesses: &[GatewayId]) -> Result<(), &'static str> {
+    let twice =
+        |all: &[GatewayId]| all.iter().enumerate().any(|(i, one)| all.iter().skip(i + 1).any(|m| m == one));
+    if members.is_empty() {
+        return Err("there are none");
+    }
+    if members.len() > MAX_MEMBERS {
+        return Err("there are too many");
+    }
+    if twice(members) || twice(witnesses) {
+        return Err("one is named twice");
+    }
+    if witnesses.iter().any(|w| !members.contains(w)) {
+        return Err("a witness is not among them");
+    }
+    if witnesses.len() == members.len() {
+        return Err("all are witnesses, and nobody could lead");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(numbers: &[u16]) -> Vec<GatewayId> {
+        numbers.iter().copied().map(GatewayId).collect()
+    }
+
+    fn present() -> Configuration {
+        Configuration { number: 4, members: ids(&[1, 2, 3]), witnesses: ids(&[3]), base: 90, directory: 7 }
+    }
+
+    fn stop(members: &[u16], witnesses: &[u16]) -> Stop {
+        Stop { ends: 4, members: ids(members), witnesses: ids(witnesses), directory: 8 }
+    }
+
+    #[test]
+    fn one_replica_moves_at_a_time() {
+        use ReconfigureRefused as Refused;
+        let check = |stop: Stop| present().check_next(&stop);
+        assert_eq!(check(stop(&[1, 2, 3, 4], &[3])), Ok(Some(GatewayId(4))), "one is added");
+        assert_eq!(check(stop(&[2, 3], &[3])), Ok(None), "one is removed");
+        assert_eq!(check(stop(&[1, 4, 3], &[3])), Ok(Some(GatewayId(4))), "one is replaced");
+        assert_eq!(check(stop(&[1, 2, 4], &[4])), Ok(Some(GatewayId(4))), "the witness is replaced");
+        assert_eq!(check(stop(&[2, 1, 3], &[3])), Ok(None), "only the preferred leader changes");
+        assert_eq!(check(stop(&[1, 2, 3], &[])), Ok(None), "a witness may lead from now on");
+        assert_eq!(check(stop(&[1, 2, 3], &[3])), Err(Refused::NothingChanges));
+        for (members, witnesses) in [
+            (&[1, 4, 5][..], &[][..]),
+            (&[1], &[]),
+            (&[1, 2, 3, 4], &[]),
+            (&[1, 2, 3], &[2]),
+            (&[1, 2, 3, 4, 5], &[3]),
+        ] {
+            assert_eq!(check(stop(members, witnesses)), Err(Refused::SeveralChange), "{members:?}");
+        }
+        for (members, witnesses) in [
+            (&[][..], &[][..]),
+            (&[1, 1], &[]),
+            (&[1], &[1]),
+            (&[1, 2], &[5]),
+            (&[1, 2, 3, 4, 5, 6, 7, 8], &[]),
+        ] {
+            assert!(matches!(check(stop(members, witnesses)), Err(Refused::BadMembers(_))), "{members:?}");
+        }
+        let ends = |ends| Stop { ends, ..stop(&[1, 2], &[]) };
+        assert_eq!(check(ends(3)), Err(Refused::OtherConfiguration { ends: 3, current: 4 }));
+        assert_eq!(check(ends(5)), Err(Refused::OtherConfiguration { ends: 5, current: 4 }));
+        let old = Stop { directory: 7, ..stop(&[1, 2], &[]) };
+        assert_eq!(check(old), Err(Refused::OldDirectory { directory: 7, known: 7 }));
+    }
+
+    #[test]
+    fn what_was_stored_decodes_and_what_contradicts_itself_does_not() {
+        let stop = stop(&[1, 2, 4], &[4]);
+        assert_eq!(Stop::decode(&stop.encode()), Ok(stop.clone()));
+        assert!(is_stop(&stop.encode()) && !is_stop(&[]) && !is_stop(&[5, 0]));
+        let next = Configuration::after(&stop, 100);
+        assert_eq!(Configuration::decode(&next.encode()), Ok(next.clone()));
+        assert_eq!((next.number, next.base, next.directory), (5, 100, 8));
+        for bad in [
+            Configuration { number: 1, ..next.clone() },
+            Configuration { base: 0, ..next.clone() },
+            Configuration { base: u64::MAX, ..next.clone() },
+            Configuration { witnesses: ids(&[9]), ..next },
+        ] {
+            assert!(Configuration::decode(&bad.encode()).is_err(), "{bad:?}");
+        }
+        for bad in [Stop { ends: u32::MAX, ..stop.clone() }, Stop { members: Vec::new(), ..stop }] {
+            assert!(Stop::decode(&bad.encode()).is_err(), "{bad:?}");
+        }
+        assert!(matches!(Stop::decode(&[STOP_MARK, STOP_VERSION + 1]), Err(FrameError::Version { .. })));
+    }
+}
