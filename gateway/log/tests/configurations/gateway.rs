@@ -1,0 +1,299 @@
+//! A gateway: its disk, its process, and in that one replica of the shard with the log and the store, whose work takes time.
+
+use crate::world::{GATEWAYS, Random};
+use selvedge_fabric::machine::{CountingRules, Item, Machine, Origin, PublishItem, Reading, Submission};
+use selvedge_fabric::peer::PeerMessage;
+use selvedge_fabric::replica::{Encoding, Replica, StoreWork};
+use selvedge_fabric::ring::{Member, Ring};
+use selvedge_fabric::shard::{FoundReplica, Now, ShardCore, ShardEvent, ShardSettings};
+use selvedge_log::storage::{
+    self, Done, Errand, Folders, LogKeeper, LogWork, ReplicaSettings, StorageDesk, Stores,
+};
+use selvedge_log::{Crash, Disk, Floor, LogOptions, MemoryDisk};
+use selvedge_paxos::{GroupConfig, Limits};
+use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::uplink::StreamName;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+pub const SHARD: ShardId = ShardId(0);
+pub const WALL: i64 = 1_764_000_000_000;
+/// How long a program waits before it sends a batch to somebody else.
+const RESEND_MS: u64 = 150;
+
+pub struct Gateway {
+    id: GatewayId,
+    disk: MemoryDisk,
+    pub process: Option<Process>,
+    /// The number of its process.
+    pub start: u64,
+    pub back_at_ms: u64,
+    /// There is a replica on its disk.
+    pub hosts: bool,
+    /// Its log was lost, and it is not repaired yet.
+    pub damaged: bool,
+    /// All batches that were ever begun here.
+    pub names: Vec<String>,
+}
+
+/// A batch on its way.
+pub struct Batch {
+    pub n: u64,
+    pub name: String,
+    submission: Arc<[u8]>,
+    pub to: Option<GatewayId>,
+    pub at_ms: u64,
+}
+
+pub struct Process {
+    pub replica: Option<Replica>,
+    log: LogKeeper,
+    stores: Stores,
+    desk: StorageDesk,
+    log_work: VecDeque<(u64, LogWork)>,
+    store_work: VecDeque<(u64, StoreWork)>,
+    encodings: VecDeque<(u64, Encoding)>,
+    look_log_at_ms: u64,
+    /// Its disk is slow until then.
+    pub slow_until_ms: u64,
+    /// Something of the replica was written.
+    pub wrote: bool,
+    /// It votes again, and that is on disk.
+    pub healed: bool,
+    pub look_at_ms: u64,
+    pub seen: Vec<Option<u64>>,
+    pub learners: Vec<GatewayId>,
+    pub batch: Option<Batch>,
+    /// Who answered last.
+    pub leader: Option<GatewayId>,
+    next_n: u64,
+    pub names: Vec<String>,
+    pub checked: Option<(u64, u32)>,
+}
+
+fn rules() -> Arc<CountingRules> {
+    // One window for all, so that nothing leaves the machine.
+    Arc::new(CountingRules {
+        windows_ms: vec![86_400_000],
+        idle_close_ms: 86_400_000,
+        max_names_bytes: 1 << 20,
+        ..CountingRules::default()
+    })
+}
+
+fn limits() -> Limits {
+    Limits { window_entries: 6, chunk_bytes: 2_000, in_flight_bytes: 4_000, ..Limits::default() }
+}
+
+pub fn ring() -> Ring {
+    let members: Vec<_> = (1..=3).map(|id| Member { id: GatewayId(id), weight: 1 }).collect();
+    Ring::new(1, &members, 3).unwrap()
+}
+
+fn fresh_disk(id: GatewayId) -> MemoryDisk {
+    let disk = MemoryDisk::new(1 << 26);
+    Floor::create(Arc::new(disk.clone()), [id.0 as u8; 16]).unwrap();
+    disk
+}
+
+impl Gateway {
+    pub fn new(id: u16, hosts: bool) -> Self {
+        let id = GatewayId(id);
+        let (process, names) = (None, Vec::new());
+        Self { id, disk: fresh_disk(id), process, start: 0, back_at_ms: 0, hosts, damaged: false, names }
+    }
+
+    /// Its process begins, on what the disk holds.
+    pub fn start(&mut self, now: Now, nonce: u64) {
+        let disk = &self.disk;
+        let folder = |name| disk.folder(name).unwrap();
+        let (floor, log) = (Arc::new(disk.clone()), folder("log"));
+        let folders = Folders { floor, log, snapshots: folder("snapshots"), batches: folder("batches") };
+        let mut log = LogOptions::new([self.id.0 as u8; 16]);
+        (log.segment_bytes, log.keep_free_bytes, log.unit_bytes) = (64 * 1024, 0, 4 * 1024);
+        let settings = ReplicaSettings {
+            rules: rules(),
+            limits: limits(),
+            outbox_budget_bytes: 1 << 20,
+            incarnation: 1,
+            shelf_bytes: 1 << 10,
+        };
+        let shards = self.hosts.then_some(SHARD);
+        let found = storage::read(folders, log).unwrap();
+        let mut opened = found.open_shards(self.id, shards, &ring(), &settings, &mut || nonce).unwrap();
+        let (replica, log) = (opened.replicas.remove(&SHARD), LogKeeper::new(opened.log, [SHARD]));
+        self.start += 1;
+        self.process = Some(Process {
+            replica,
+            log,
+            stores: opened.stores,
+            desk: StorageDesk::new(3, true, 0),
+            log_work: VecDeque::new(),
+            store_work: VecDeque::new(),
+            encodings: VecDeque::new(),
+            look_log_at_ms: now.mono_ms,
+            slow_until_ms: 0,
+            wrote: false,
+            healed: false,
+            look_at_ms: 0,
+            seen: vec![None; GATEWAYS],
+            learners: Vec::new(),
+            batch: None,
+            leader: None,
+            next_n: 1,
+            names: Vec::new(),
+            checked: None,
+        });
+    }
+
+    /// The power fails: what was not synced may be there or not, and of the write that was under way a part.
+    pub fn crash(&mut self, random: &mut Random, back_at_ms: u64) {
+        let Some(mut process) = self.process.take() else { return };
+        self.back_at_ms = back_at_ms;
+        self.names.append(&mut process.names);
+        if let Some((_, LogWork::Write(mut records))) = process.log_work.pop_front() {
+            records.truncate(random.below(records.len() as u64 + 1) as usize);
+            if !records.is_empty() {
+                let _ = process.log.perform(LogWork::Write(records));
+            }
+        }
+        drop(process);
+        self.disk = self.disk.crash(Crash::Torn(random.next()));
+    }
+
+    /// Its log is gone.
+    pub fn lose_log(&mut self) {
+        let log = self.disk.folder("log").unwrap();
+        log.list().unwrap().iter().for_each(|name| log.remove(name).unwrap());
+        self.damaged = true;
+    }
+
+    /// The host drops its replica: nothing of it is left.
+    pub fn drop_all(&mut self, back_at_ms: u64) {
+        if let Some(mut process) = self.process.take() {
+            self.names.append(&mut process.names);
+        }
+        (self.disk, self.hosts, self.damaged) = (fresh_disk(self.id), false, false);
+        self.back_at_ms = back_at_ms;
+    }
+}
+
+impl Process {
+    /// A replica that learns, made while the shard is in this configuration.
+    pub fn make_replica(&mut self, me: GatewayId, configuration: u32) {
+        let group = GroupConfig::new(SHARD, me, ring().replicas(SHARD).to_vec(), limits());
+        let settings = ShardSettings { group, rules: rules(), outbox_budget_bytes: 1 << 20, incarnation: 1 };
+        let machine = Machine::new(SHARD, rules());
+        let core = ShardCore::recover(settings, machine, FoundReplica::learner(configuration)).unwrap();
+        self.replica = Some(Replica::new(SHARD, core, false, 1 << 10));
+        self.seen.fill(None);
+        self.look_at_ms = 0;
+    }
+
+    pub fn step(&mut self, now: Now, event: ShardEvent) {
+        if let Some(replica) = &mut self.replica {
+            replica.step(now, event);
+        }
+    }
+
+    pub fn next_batch(&mut self, me: GatewayId, start: u64, large: bool) {
+        let (n, name) = (self.next_n, format!("g{}-{start}-{}", me.0, self.next_n));
+        self.next_n += 1;
+        let reading = Reading { stream: 0, time: None, value: 1.0, seq: None, boot: None };
+        let items = vec![Item::Publish(PublishItem { source: None, readings: vec![reading] })];
+        let streams = vec![StreamName { device: name.as_str().into(), stream: "s".into() }];
+        let submission = Submission { streams, makers: Vec::new(), items }.encode();
+        // What can't be decoded uses up its number and fills the log.
+        let submission = if large { vec![255; 12_000] } else { submission };
+        if !large {
+            self.names.push(name.clone());
+        }
+        let to = self.leader.take();
+        self.batch = Some(Batch { n, name, submission: submission.into(), to, at_ms: 0 });
+    }
+
+    /// The batch that waits for an answer, if it is to be sent again.
+    pub fn resend(
+        &mut self,
+        now_ms: u64,
+        me: GatewayId,
+        start: u64,
+        anybody: GatewayId,
+    ) -> Option<(GatewayId, PeerMessage)> {
+        let batch = self.batch.as_mut().filter(|batch| batch.at_ms <= now_ms)?;
+        batch.at_ms = now_ms + RESEND_MS;
+        let to = batch.to.take().unwrap_or(anybody);
+        let (origin, submission) = (Origin { gateway: me, start }, batch.submission.clone());
+        Some((to, PeerMessage::Forward { shard: SHARD, origin, n: batch.n, submission }))
+    }
+
+    /// Does what is due, and gives what leaves.
+    pub fn turn(&mut self, now: Now, random: &mut Random, faults: bool) -> Vec<(GatewayId, PeerMessage)> {
+        let now_ms = now.mono_ms;
+        let slow = self.slow_until_ms > now_ms;
+        while let Some((_, work)) = self.log_work.pop_front_if(|(due, _)| !slow && *due <= now_ms) {
+            self.wrote |= matches!(work, LogWork::Write(_));
+            let heals = matches!(work, LogWork::Healed(_));
+            let done = self.log.perform(work).unwrap();
+            self.healed |= heals;
+            self.carry(now, done, random, faults);
+        }
+        while let Some((_, work)) = self.store_work.pop_front_if(|(due, _)| *due <= now_ms) {
+            let done = self.stores.perform(work).unwrap();
+            self.carry(now, done, random, faults);
+        }
+        while let Some((_, encoding)) = self.encodings.pop_front_if(|(due, _)| *due <= now_ms) {
+            let (shard, work) = encoding.perform();
+            self.carry(now, vec![Done::Encoded(shard, work)], random, faults);
+        }
+        if self.look_log_at_ms <= now_ms {
+            self.look_log_at_ms = now_ms + 500;
+            self.errands(now, vec![Errand::Log(LogWork::Look)], random, faults);
+        }
+        let due = self.desk.timer(now_ms);
+        self.errands(now, due.into_iter().collect(), random, faults);
+        let Some(replica) = &mut self.replica else { return Vec::new() };
+        if replica.deadline_ms(now).is_some_and(|at| at <= now_ms) {
+            replica.step(now, ShardEvent::Timer);
+        }
+        // Now and then more comes before a turn.
+        if faults && random.chance(200) {
+            return Vec::new();
+        }
+        let effects = replica.take(now).unwrap();
+        let persist = effects.persist.and_then(|request| self.desk.persist(now_ms, request));
+        if effects.healed {
+            self.errands(now, vec![Errand::Log(LogWork::Healed(SHARD))], random, faults);
+        }
+        self.errands(now, persist.into_iter().collect(), random, faults);
+        for work in effects.store {
+            let errands = self.desk.store(now_ms, work);
+            self.errands(now, errands, random, faults);
+        }
+        effects.send
+    }
+
+    fn carry(&mut self, now: Now, done: Vec<Done>, random: &mut Random, faults: bool) {
+        for done in done {
+            let errands = self.desk.done(now.mono_ms, done);
+            self.errands(now, errands, random, faults);
+        }
+    }
+
+    fn errands(&mut self, now: Now, errands: Vec<Errand>, random: &mut Random, faults: bool) {
+        for errand in errands {
+            let due = now.mono_ms + 1 + random.below(if faults { 40 } else { 5 });
+            match errand {
+                Errand::Log(work) => self.log_work.push_back((due, work)),
+                Errand::Store(work) => self.store_work.push_back((due, work)),
+                Errand::Encode(encoding) => self.encodings.push_back((due, encoding)),
+                Errand::Shard(_, said) => {
+                    if let Some(replica) = &mut self.replica {
+                        replica.said(now, said);
+                    }
+                }
+                Errand::Room(_) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! A shard that moves from gateway to gateway under random faults, on real logs in memory: messages are lost, doubled and reordered,
+//! processes end in the middle of a write, logs are trimmed and lost, replicas are dropped and made again, and the directory moves one
+//! replica after another. Then the faults stop, and the last configuration must heal.
+//!
+//! Whatever happens: replicas have the same state at the same slot, so that one value was chosen for it in one configuration; a
+//! configuration is the same wherever it is known; and what was acknowledged is counted, once.
+//!
+//! A seed reproduces a run. `SELVEDGE_SEEDS=FROM..TO` runs those seeds instead of the usual ones.
+
+#![allow(clippy::disallowed_methods)] // A seed may be given.
+
+mod gateway;
+mod world;
+
+use selvedge_types::canary::{self, Canary};
+use world::World;
+
+fn seeds(usual: std::ops::Range<u64>) -> std::ops::Range<u64> {
+    let Ok(text) = std::env::var("SELVEDGE_SEEDS") else { return usual };
+    let (from, to) = text.split_once("..").expect("SELVEDGE_SEEDS is FROM..TO");
+    from.parse().expect("a number")..to.parse().expect("a number")
+}
+
+fn run(seed: u64) -> World {
+    let mut world = World::new(seed);
+    world.run();
+    world
+}
+
+#[test]
+fn a_shard_that_moves_loses_nothing_and_counts_nothing_twice() {
+    let mut told = world::Told::default();
+    let seeds = seeds(0..400);
+    for seed in seeds.clone() {
+        let run = run(seed).told;
+        told.slots += run.slots;
+        told.configurations += run.configurations;
+        told.acknowledged += run.acknowledged;
+        told.restarts += run.restarts;
+        told.dropped += run.dropped;
+        told.damaged += run.damaged;
+        told.superseded += run.superseded;
+        told.offers += run.offers;
+        told.logs += run.logs;
+    }
+    println!("{} sites: {told:?}", seeds.count());
+    assert!(told.dropped > 0 && told.superseded > 0 && told.offers > 0 && told.logs > 0, "{told:?}");
+}
+
+/// How many seeds a mistake may hide in.
+const MAX_SEEDS: u64 = 1_000;
+
+#[test]
+fn promises_and_votes_of_an_earlier_configuration_that_are_taken_over_are_found() {
+    canary::make(Some(Canary::OldPromiseReplaces));
+    let fails = |seed: &u64| std::panic::catch_unwind(|| run(*seed)).is_err();
+    let found = (0..MAX_SEEDS).find(fails);
+    canary::make(None);
+    println!("it is found after {:?} seeds", found.map(|seed| seed + 1));
+    assert!(found.is_some(), "it is not found in {MAX_SEEDS} seeds");
+}
