@@ -579,6 +579,14 @@ fn any_gateway_tells_how_all_gateways_and_replicas_of_the_site_are() {
         after = format!("&after={next}");
     }
     assert_eq!(paged, (0..8).collect::<Vec<_>>());
+    let described = site.json(0, "/openapi.json");
+    for path in ["/v1/gateways", "/v1/shards"] {
+        let answer =
+            format!("/paths/{}/get/responses/200/content/application~1json/schema", path.replace('/', "~1"));
+        let fields = |of: &serde_json::Value| of.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        let schema = &described.pointer(&answer).unwrap()["properties"];
+        assert_eq!(fields(&site.json(0, path)), fields(schema), "{path}");
+    }
     let (status, unknown) = site.order(0, "GET", "/v1/shards/8");
     assert_eq!(status, 404);
     assert!(unknown["detail"].as_str().unwrap().contains("0 to 7"), "{unknown}");

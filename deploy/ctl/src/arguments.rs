@@ -15,11 +15,12 @@ pub struct Arguments {
         global = true,
         value_name = "URL",
         env = "SELVEDGE_GATEWAY",
+        hide_env_values = true,
         default_value = "http://127.0.0.1:8081"
     )]
     pub gateway: String,
     /// Authenticate with the token in this file, which only its owner may be able to read.
-    #[arg(long, global = true, value_name = "FILE", env = "SELVEDGE_TOKEN_FILE")]
+    #[arg(long, global = true, value_name = "FILE", env = "SELVEDGE_TOKEN_FILE", hide_env_values = true)]
     pub token_file: Option<PathBuf>,
     /// Print the gateway's answer as JSON.
     #[arg(long, global = true)]

@@ -42,7 +42,8 @@ impl Failure {
             }
             Self::Ask(e) => {
                 eprintln!("selvedge: {e}");
-                ExitCode::FAILURE
+                let of_the_command_line = matches!(e, AskError::Address(_));
+                ExitCode::from(if of_the_command_line { 2 } else { 1 })
             }
         }
     }
@@ -55,14 +56,16 @@ impl Failure {
 pub fn run(words: impl IntoIterator<Item = OsString>) -> Result<String, Failure> {
     let arguments = Arguments::try_parse_from(words)?;
     let client = Client::new(&arguments.gateway, arguments.token_file.as_deref())?;
-    let (path, view): (String, fn(&Value) -> String) = match arguments.command {
-        Command::Site(SiteCommand::Status) => ("/v1/gateways".into(), site::status),
-        Command::Shards => ("/v1/shards".into(), shards::list),
-        Command::Shard { shard } => (format!("/v1/shards/{shard}"), shards::one),
+    let (path, list, view): (String, _, fn(&Value) -> String) = match arguments.command {
+        Command::Site(SiteCommand::Status) => ("/v1/gateways".into(), "gateways", site::status),
+        // The largest page: it holds the shards of any site.
+        Command::Shards => ("/v1/shards?limit=10000".into(), "shards", shards::list),
+        Command::Shard { shard } => (format!("/v1/shards/{shard}"), "replicas", shards::one),
     };
-    let answer = client.get(&path)?;
+    let answer = client.get(&path, list)?;
     match arguments.json {
         true => Ok(format!("{answer:#}\n")),
-        false => Ok(view(&answer)),
+        // Names in it come from elsewhere, and control characters would reach the terminal.
+        false => Ok(view(&answer).chars().filter(|c| *c == '\n' || !c.is_control()).collect()),
     }
 }

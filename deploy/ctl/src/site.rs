@@ -9,7 +9,7 @@ pub fn status(answer: &Value) -> String {
     let reached = gateways.iter().filter(|g| g["state"] != "unreachable").count();
     let leaderless = match answer["leaderless_shards"].as_u64() {
         Some(0) => "every shard has a leader".to_string(),
-        _ => format!("{} without a leader", number(&answer["leaderless_shards"])),
+        _ => format!("{} without a leader that answers", number(&answer["leaderless_shards"])),
     };
     let mut said = format!(
         "site {}: {reached} of {} gateways answer; {} shards, each on {} of them; {leaderless}\n\n",
@@ -55,8 +55,9 @@ pub fn status(answer: &Value) -> String {
 pub fn missing(answer: &Value) -> String {
     match items(&answer["missing_gateways"]) {
         [] => String::new(),
-        _ => format!(
-            "\nNo answer from gateways {}: this output may be incomplete.\n",
+        list => format!(
+            "\nNo answer from {} {}: this output may be incomplete.\n",
+            if list.len() == 1 { "gateway" } else { "gateways" },
             numbers(&answer["missing_gateways"])
         ),
     }
@@ -87,7 +88,7 @@ GATEWAY  STATE        RELEASE  UP FOR  LEADS  REPLICAS  BEHIND  CONNECTIONS  ROO
       2  troubled       0.1.0      4s     31        64   1,204            0  no           2  no disk
       3  unreachable        -       -      -         -       -            -  -            -  -
 
-No answer from gateways 3: this output may be incomplete.
+No answer from gateway 3: this output may be incomplete.
 ";
         assert_eq!(status(&answer), wanted);
     }

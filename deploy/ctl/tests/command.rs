@@ -79,6 +79,8 @@ fn failures_say_what_is_wrong_and_what_to_do() {
             r#"{"type":"/docs#problem-unknown","detail":"no shard 9"}"#,
             ["404", "no shard 9\n"],
         ),
+        ("403 Forbidden", r#"{"type":"/docs#problem-stranger","detail":"no name"}"#, ["403", "no name\n"]),
+        ("200 OK", "{}", ["no `gateways`", "--gateway"]),
         ("200 OK", "<html>", ["not JSON", "<html>"]),
     ] {
         let (address, served) = gateway(status, body);
@@ -109,10 +111,28 @@ fn a_token_that_others_can_read_is_refused_before_anything_is_sent() {
     let said = selvedge(&["--token-file", token.to_str().unwrap(), "shards"]);
     let why = text(&said.stderr);
     assert!(why.contains("chmod 600") && !why.contains("sv-0123456789"), "{why}");
+    std::fs::write(&token, "Here it is:\nsv-0123456789\n").unwrap();
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let why = text(&selvedge(&["--token-file", token.to_str().unwrap(), "shards"]).stderr);
+    assert!(why.contains("one token") && !why.contains("sv-0123456789"), "{why}");
 }
 
 #[test]
 fn a_wrong_command_line_is_told_apart() {
+    for (gateway, part) in [
+        ("", "is not an address"),
+        ("http://[::1", "is not an address"),
+        ("ftp://box", "a scheme other than http"),
+        ("https://box", "is https"),
+        ("http://box:99999", "port that does not exist"),
+        ("http://box?x=1", "query"),
+        ("http://user:s3cret@box", "user name"),
+    ] {
+        let said = selvedge(&["--gateway", gateway, "shards"]);
+        let why = text(&said.stderr);
+        assert_eq!(said.status.code(), Some(2), "{gateway}: {why}");
+        assert!(why.contains(part) && !why.contains("s3cret"), "{gateway}: {why}");
+    }
     assert_eq!(selvedge(&["shard", "many"]).status.code(), Some(2));
     assert_eq!(selvedge(&["--help"]).status.code(), Some(0));
 }

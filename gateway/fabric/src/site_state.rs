@@ -167,8 +167,8 @@ impl Shards {
         self.0.iter().map(of).max().unwrap_or(0)
     }
 
-    /// How many shards show no leader.
+    /// How many shards have no leader among the gateways that answered.
     pub fn leaderless(&self) -> usize {
-        self.0.iter().filter(|s| s.leader.is_none()).count()
+        self.0.iter().filter(|s| s.leading().is_none_or(|r| r.role != ReplicaRole::Leader)).count()
     }
 }

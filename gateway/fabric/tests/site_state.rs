@@ -66,6 +66,8 @@ fn a_silent_gateway_keeps_its_place_and_a_stranger_gets_none() {
         (GatewayId(1), gateway((0..SHARDS).map(|s| replica(s, 1, Some(3), 1)).collect())),
         (GatewayId(9), gateway(vec![replica(0, 99, Some(9), 1)])),
     ]);
+    // The leader that gateway 1 knows says nothing, so nobody can count on it.
+    assert_eq!(Shards::of(&ring(), &said).leaderless(), usize::from(SHARDS));
     for shard in Shards::of(&ring(), &said).0 {
         let mut who: Vec<_> = shard.replicas.iter().map(|(gateway, _)| gateway.0).collect();
         who.sort_unstable();

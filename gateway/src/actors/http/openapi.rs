@@ -252,7 +252,7 @@ fn paths() -> Vec<Described> {
             "The gateways of the site",
             "Each gateway as it describes itself: `ready`, `troubled` (its `trouble` says why), or `unreachable`. `behind_slots` is how many \
              slots its replica that is furthest behind has yet to apply; `room` says whether its disk takes new readings.",
-            json_of(rows_of("gateways", objects(), &gateways_more())),
+            json_of(gateways_answer()),
         ),
         Described {
             parameters: listed(&site::SHARDS_PARAMETERS),
@@ -410,16 +410,21 @@ fn reached() -> [(&'static str, Schema); 2] {
     [partial, gateways]
 }
 
-fn gateways_more() -> Vec<(&'static str, Schema)> {
-    let mut all = vec![
+/// The answer of `/v1/gateways`, which has no pages.
+fn gateways_answer() -> Schema {
+    let mut all: Vec<(&str, Schema)> = vec![
+        ("gateways", objects()),
         ("site", text("The site.")),
         ("answered_by", whole("The gateway that gathered the answers.")),
         ("shard_count", whole("How many shards the site has.")),
         ("replicas_per_shard", whole("How many gateways hold each of them.")),
-        ("leaderless_shards", whole("How many shards have no leader that a replica knows.")),
+        ("leaderless_shards", whole("How many shards have no leader among the gateways that answered.")),
     ];
     all.extend(reached());
-    all
+    let body = ObjectBuilder::new();
+    let put =
+        |body: ObjectBuilder, (name, schema): (&str, Schema)| body.property(name, schema).required(name);
+    all.into_iter().fold(body, put).build().into()
 }
 
 /// The fields in every answer for the whole site about parts that are out of reach.

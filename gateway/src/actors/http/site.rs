@@ -41,7 +41,9 @@ async fn ask(api: &web::Data<Api>) -> Asked {
 pub async fn gateways(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
     Parameters::new(given.into_inner(), &[])?;
     let asked = ask(&api).await;
-    let list: Vec<_> = api.members.iter().map(|member| gateway(member, &asked)).collect();
+    let troubles: BTreeMap<_, _> = api.links.status().into_iter().map(|l| (l.peer, l.trouble)).collect();
+    let one = |member: &Member| gateway(member, &asked, troubles.get(&member.id).cloned().flatten());
+    let list: Vec<_> = api.members.iter().map(one).collect();
     let ring = &api.overview.ring;
     Ok(HttpResponse::Ok().json(json!({
         "site": api.site, "answered_by": api.me.0, "gateways": list,
@@ -51,10 +53,11 @@ pub async fn gateways(api: web::Data<Api>, given: Given) -> Result<HttpResponse,
     })))
 }
 
-fn gateway(member: &Member, asked: &Asked) -> Value {
+/// A gateway of the site. `link_trouble` is why the gateway that was asked has no link to it.
+fn gateway(member: &Member, asked: &Asked, link_trouble: Option<String>) -> Value {
     let (id, weight) = (member.id, member.weight);
     let Some(state) = asked.gateways.get(&id) else {
-        return json!({ "gateway": id.0, "weight": weight, "state": "unreachable" });
+        return json!({ "gateway": id.0, "weight": weight, "state": "unreachable", "trouble": link_trouble });
     };
     json!({
         "gateway": id.0, "weight": weight, "state": if state.trouble.is_some() { "troubled" } else { "ready" },
