@@ -1,23 +1,26 @@
-//! Which replicas a shard has: one configuration after another, and the stop that ends one and names the next.
+//! The replicas of a shard: its configurations, and the stop that ends one configuration and names the next.
 //!
-//! The first configuration of a shard is what the ring says, and is stored nowhere. Each later one comes from a *stop*: a value that the
-//! leader proposes like any other, and after which its configuration has no slots. Whoever applies a stop knows the next configuration,
-//! which continues after the stop's slot: members, witnesses, and the slot of the directory that ordered them. So a shard's log says who
-//! its replicas were at any slot, and the machine's snapshot says it for the slots that the log holds no more.
+//! The first configuration of a shard comes from the ring and is stored nowhere. Each later one comes from a *stop*, a
+//! value that the leader proposes like any other. A stop is the last value of its configuration, which has no slots
+//! after it. A replica that applies a stop knows the next configuration: its members, its witnesses, and the slot of
+//! the directory that ordered it. The next configuration continues after the stop's slot. So a shard's log names the
+//! replicas at each slot that it holds, and a snapshot of the machine names those at the snapshot's slot.
 //!
-//! Invariant: the configurations of a shard are numbered without gaps, and the directory's slots in them grow.
-//! Invariant: whether a value is a stop depends on its first byte alone ([`is_stop`]): a replica that can't read a stop stops, too.
-//! Limits: at most [`MAX_MEMBERS`] members; one replica moves at a time ([`Configuration::check_next`]).
+//! Invariant: the configurations of a shard are numbered without gaps, and the directory's slots in them increase.
+//! Invariant: the first byte of a value alone decides whether it is a stop ([`is_stop`]). So a replica that can't
+//! decode a stop ends its configuration there as well.
+//! Limits: a configuration has at most [`MAX_MEMBERS`] members. A stop moves one replica or changes its role
+//! ([`Configuration::check_next`]).
 
 use bincode::{Decode, Encode};
 use selvedge_paxos::{MAX_COUNT, MAX_MEMBERS, ProposeError, Slot};
 use selvedge_types::frame::{self, FrameError};
 use selvedge_types::ids::GatewayId;
 
-/// The number of a shard's first configuration, which the ring gives.
+/// The number of a shard's first configuration, whose members the ring names.
 pub const FIRST_CONFIGURATION: u32 = 1;
 
-/// The first byte of a stop. Any other value is empty or begins with the version of its frame, and versions count from 1.
+/// The first byte of a stop. Any other value is empty or begins with the version of its frame, which is at least 1.
 pub const STOP_MARK: u8 = 0;
 
 /// Format version of the frame that follows [`STOP_MARK`].
@@ -26,7 +29,7 @@ pub const STOP_VERSION: u8 = 1;
 /// Format version of a stored [`Configuration`].
 pub const CONFIGURATION_VERSION: u8 = 1;
 
-/// How many chosen slots a learner may lack, on disk, when a stop makes it vote.
+/// The most chosen slots that a learner may still lack on its disk when a leader proposes it as a member.
 pub const MAX_LEARNER_LAG_SLOTS: Slot = 64;
 
 /// Whether a slot's value is a stop.
@@ -38,100 +41,103 @@ pub fn is_stop(value: &[u8]) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Configuration {
     pub number: u32,
-    /// The replicas that vote, the preferred leader first.
+    /// The gateways whose replicas vote, the preferred leader first.
     pub members: Vec<GatewayId>,
-    /// Those of the members that never lead.
+    /// The members that vote and never lead.
     pub witnesses: Vec<GatewayId>,
-    /// The slot of the stop that began it, 0 for the first: all slots up to here belong to earlier configurations.
+    /// The slot of the stop that this configuration follows; 0 for the first. All slots up to it belong to earlier
+    /// configurations.
     pub base: Slot,
-    /// The slot of the directory that ordered it, 0 for the first.
+    /// The slot of the directory that ordered it; 0 for the first.
     pub directory: Slot,
 }
 
-/// What the last slot of a configuration holds.
+/// The last value of a configuration: it names the next one.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Stop {
     /// The number of the configuration that ends.
     pub ends: u32,
-    /// The members of the next one, by rank.
+    /// The members of the next configuration, the preferred leader first.
     pub members: Vec<GatewayId>,
-    /// The witnesses among them.
+    /// The members that never lead in it.
     pub witnesses: Vec<GatewayId>,
-    /// The slot of the directory that orders it.
+    /// The slot of the directory that orders the next configuration.
     pub directory: Slot,
 }
 
-/// Why a leader does not propose a stop. Nothing has changed then.
+/// Why a replica refused to propose a stop. A refusal changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReconfigureRefused {
     /// This replica does not lead, or has not applied its opening entry yet.
-    #[error("this replica does not lead; {}", match .leader { Some(l) => format!("ask {l}"), None => "nobody is known to, try again".into() })]
+    #[error("this replica does not serve as the leader; {}", match .leader { Some(l) => format!("ask {l}"), None => "it knows no leader, try again".into() })]
     NotLeader {
-        /// The leader, as far as this replica knows.
+        /// The leader as far as this replica knows; this replica itself if it has not opened its leadership yet.
         leader: Option<GatewayId>,
     },
-    /// The order is about another configuration than the present one.
-    #[error("it would end configuration {ends}, but configuration {current} is the present one")]
+    /// The order does not end the present configuration.
+    #[error("the order ends configuration {ends}, but the present configuration is {current}")]
     OtherConfiguration {
-        /// What the order names.
+        /// The configuration that the order ends.
         ends: u32,
         current: u32,
     },
-    /// The order is not younger than the one that the present configuration comes from.
-    #[error("it comes from slot {directory} of the directory, but slot {known} was followed before")]
+    /// The order is not newer than the one that the present configuration comes from, or its slot is out of range.
+    #[error(
+        "the order comes from slot {directory} of the directory, but the present configuration comes from slot {known}"
+    )]
     OldDirectory {
         directory: Slot,
         /// The slot that the present configuration comes from.
         known: Slot,
     },
-    /// Members, ranks and witnesses are the present ones.
-    #[error("it changes nothing")]
+    /// The order names the present members, in the present order, and the present witnesses.
+    #[error("the order changes nothing")]
     NothingChanges,
-    /// More than one replica would move or change its role.
-    #[error("it changes more than one replica; move them one after another")]
+    /// The order changes more than one replica. Each one that moves or changes its role counts.
+    #[error("the order changes more than one replica; change one at a time")]
     SeveralChange,
-    /// No configuration can be made of these members.
+    /// The members or witnesses contradict each other, or there are too many.
     #[error("no configuration can have these members: {0}")]
     BadMembers(&'static str),
-    /// The new member is no learner.
-    #[error("{0} is no learner yet; let it learn first")]
+    /// The new member is not a learner of the present configuration.
+    #[error("{0} is not a learner; make it a learner first")]
     NoLearner(GatewayId),
-    /// The new member lacks more than [`MAX_LEARNER_LAG_SLOTS`].
+    /// The new member lacks more than [`MAX_LEARNER_LAG_SLOTS`] chosen slots, or has not answered yet.
     #[error(
-        "{gateway} has everything up to slot {has}, but slot {commit} is chosen; try again when it has caught up"
+        "{gateway} has stored everything up to slot {has}, but slot {commit} is chosen; try again when it has caught up"
     )]
     LearnerBehind {
         gateway: GatewayId,
-        /// What it has on disk.
+        /// The slot up to which it has everything on disk; 0 if it has not answered.
         has: Slot,
         commit: Slot,
     },
-    /// The group takes no proposal now.
+    /// The Paxos group accepts no proposal at the moment.
     #[error(transparent)]
     NotNow(#[from] ProposeError),
 }
 
 impl Configuration {
-    /// The first one of a shard.
+    /// The first configuration of a shard, which no stop and no order of the directory precedes.
     pub fn first(members: Vec<GatewayId>, witnesses: Vec<GatewayId>) -> Self {
         Self { number: FIRST_CONFIGURATION, members, witnesses, base: 0, directory: 0 }
     }
 
-    /// The one that begins after a stop in this slot.
+    /// The configuration that follows this stop, which was chosen in `slot`.
     pub fn after(stop: &Stop, slot: Slot) -> Self {
         let Stop { ends, members, witnesses, directory } = stop.clone();
         Self { number: ends.saturating_add(1), members, witnesses, base: slot, directory }
     }
 
-    /// Whether a gateway votes in it.
+    /// Whether this gateway is a member. Members vote, learners do not.
     pub fn has_member(&self, gateway: GatewayId) -> bool {
         self.members.contains(&gateway)
     }
 
-    /// Checks a stop of this configuration: gives the member that it adds, if it adds one.
+    /// Checks that this stop may end this configuration. Returns the member that it adds, if any.
     ///
     /// # Errors
-    /// Why it may not be proposed.
+    /// The first rule that the stop violates.
     pub fn check_next(&self, stop: &Stop) -> Result<Option<GatewayId>, ReconfigureRefused> {
         let (ends, directory) = (stop.ends, stop.directory);
         if ends != self.number || ends == u32::MAX {
@@ -157,15 +163,15 @@ impl Configuration {
         Ok(newcomer)
     }
 
-    /// As it is stored in the log.
+    /// The form that the log stores, which [`Configuration::decode`] reads.
     pub fn encode(&self) -> Vec<u8> {
         frame::encode(CONFIGURATION_VERSION, self)
     }
 
-    /// From what [`Configuration::encode`] gave.
+    /// Reads the form that [`Configuration::encode`] writes.
     ///
     /// # Errors
-    /// When it is damaged, of another version, or contradicts itself.
+    /// The bytes are damaged or of another version, or the configuration contradicts itself.
     pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
         let decoded: Self = frame::decode("configuration", CONFIGURATION_VERSION, bytes)?;
         match decoded.check() {
@@ -174,7 +180,7 @@ impl Configuration {
         }
     }
 
-    /// Checks one that was stored: it comes from a stop.
+    /// Checks a stored configuration. Only configurations that follow a stop are stored, so the first is refused.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         check_members(&self.members, &self.witnesses)?;
         if self.number <= FIRST_CONFIGURATION {
@@ -188,17 +194,17 @@ impl Configuration {
 }
 
 impl Stop {
-    /// As a slot's value.
+    /// The value to propose: [`STOP_MARK`] and a frame.
     pub fn encode(&self) -> Vec<u8> {
         let mut value = vec![STOP_MARK];
         value.extend(frame::encode(STOP_VERSION, self));
         value
     }
 
-    /// From a value that [`is_stop`].
+    /// Decodes a value for which [`is_stop`] holds.
     ///
     /// # Errors
-    /// When it is damaged, of another version, or names members of which no configuration can be made.
+    /// The value is damaged or of another version, or no configuration can have its members.
     pub fn decode(value: &[u8]) -> Result<Self, FrameError> {
         let malformed = |why: &str| FrameError::Malformed { what: "stop", why: why.to_string() };
         let frame = value.strip_prefix(&[STOP_MARK]).ok_or_else(|| malformed("it is another value"))?;
@@ -227,7 +233,7 @@ fn check_members(members: &[GatewayId], witnesses: &[GatewayId]) -> Result<(), &
         return Err("a witness is not among them");
     }
     if witnesses.len() == members.len() {
-        return Err("all are witnesses, and nobody could lead");
+        return Err("all are witnesses, and witnesses never lead");
     }
     Ok(())
 }

@@ -16,11 +16,11 @@ use std::sync::Arc;
 /// One message to a peer. A frame carries many of them.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub enum PeerMessage {
-    /// A message within one Paxos group. A replica in a later configuration answers [`PeerMessage::Superseded`]; one in
-    /// an earlier configuration first fetches what it lacks.
+    /// A message within one Paxos group. A replica that has left the message's configuration answers
+    /// [`PeerMessage::Superseded`]; one in an earlier configuration fetches what it lacks from the sender.
     Paxos {
         group: ShardId,
-        /// The configuration whose protocol it is.
+        /// The configuration in which the message counts.
         configuration: u32,
         message: selvedge_paxos::Message,
     },
@@ -44,7 +44,7 @@ pub enum PeerMessage {
         answer: ForwardAnswer,
     },
     /// State transfer to a replica that needs more than its leader holds in memory: chosen values, or a snapshot.
-    /// `configuration` is the sender's.
+    /// `configuration` is the sender's present configuration.
     Transfer { shard: ShardId, configuration: u32, message: TransferMessage },
     /// A question about recent windows, for the shard's leader (or any replica if `stale` is enough).
     Query {
@@ -106,7 +106,8 @@ pub enum PeerMessage {
         /// For each publishing connection, the bytes taken ([`RoutedPublish::follow_bytes`]).
         publishers: Vec<(u64, u64)>,
     },
-    /// A replica has gone on to a later configuration than the receiver's, which may fetch what it lacks from the sender.
+    /// The sender's replica is in this configuration. A receiver that is in an earlier one may fetch what it lacks from
+    /// the sender.
     Superseded { shard: ShardId, configuration: u32 },
 }
 

@@ -219,9 +219,10 @@ pub struct ReplicaEffects {
     pub wills: Vec<DueWill>,
     /// Counts from applying; re-applied slots count again after a restart.
     pub counters: Vec<Counters>,
-    /// A later configuration has begun here (see [`ShardEffects::configured`](super::shard::ShardEffects::configured)).
+    /// The later configuration that has begun here, if one has (see
+    /// [`ShardEffects::configured`](super::shard::ShardEffects::configured)).
     pub configured: Option<Configuration>,
-    /// Orders of the directory that were not proposed: their slots there, and why.
+    /// The directory's orders that this replica refused to propose: the order's slot in the directory, and the reason.
     pub refused: Vec<(Slot, ReconfigureRefused)>,
 }
 

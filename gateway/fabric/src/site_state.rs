@@ -66,7 +66,7 @@ pub enum ReplicaRole {
     Leader,
     Damaged,
     Learner,
-    /// No member of the present configuration any more.
+    /// Neither a member of the present configuration nor a learner.
     Retired,
 }
 

@@ -1,5 +1,6 @@
-//! A shard that goes from one configuration to the next, step by step. Whole sites under random faults, on real logs, are in the tests
-//! of `selvedge-log`; here a host writes everything at once, unless a test has a process end in the middle of a write.
+//! A shard moves from one configuration to the next, step by step. The host of these tests has every write on disk at
+//! once, unless a test ends a process in the middle of a write. The tests of `selvedge-log` run whole sites under
+//! random faults, on real logs.
 
 use selvedge_fabric::configuration::{Configuration, ReconfigureRefused, Stop};
 use selvedge_fabric::machine::{
@@ -42,7 +43,7 @@ struct Gateway {
     snapshot: Option<(Slot, Vec<u8>)>,
 }
 
-/// Where a process ends: when the log of this gateway has so many records.
+/// The process of this gateway ends when its log holds this many records.
 type PowerCut = (u16, usize);
 
 struct Site {
@@ -63,7 +64,7 @@ fn replay(records: &[LogRecord]) -> Replay {
     replay
 }
 
-/// What a log says was chosen, from a slot on.
+/// Reads the chosen values from a log, from a slot on.
 fn logged(records: &[LogRecord], from: Slot) -> TransferAnswer {
     let (mut open, mut chosen) = (BTreeMap::new(), BTreeMap::new());
     for record in records {
@@ -85,7 +86,7 @@ fn logged(records: &[LogRecord], from: Slot) -> TransferAnswer {
 }
 
 impl Site {
-    /// Of the first three gateways.
+    /// A site of the gateways in the first configuration, with a leader.
     fn new() -> Self {
         let gateway = |id: &u16| {
             let machine = Machine::new(SHARD, rules());
@@ -129,7 +130,7 @@ impl Site {
         }
     }
 
-    /// A gateway is reached again, or not any more.
+    /// Cuts a gateway off from all others, or connects it again.
     fn set_down(&mut self, id: u16, down: bool) {
         if down {
             self.down.insert(id)
@@ -139,7 +140,7 @@ impl Site {
         self.tell_peers();
     }
 
-    /// A new replica, which learns.
+    /// Makes a new replica at this gateway, which learns.
     fn add(&mut self, id: u16) {
         let configuration = self.newest().number;
         let found = FoundReplica::learner(configuration);
@@ -156,7 +157,7 @@ impl Site {
         self.run(1_000);
     }
 
-    /// Its process ends, and another one begins on what is on disk.
+    /// Ends the process of a gateway and starts another on what is on disk.
     fn restart(&mut self, id: u16) {
         let gateway = self.gateways.get_mut(&id).unwrap();
         let machine = match &gateway.snapshot {
@@ -165,7 +166,7 @@ impl Site {
         };
         let (slot, replay) = (machine.slot(), replay(&gateway.records));
         assert!(!replay.lacks_records(slot, machine.configuration()));
-        // What the replica was made as is written with its first records: the host makes it so until then.
+        // A new replica records that it is one with its first records. Until those are on disk, the host makes it anew.
         let is_new = !FIRST.contains(&id) && !gateway.records.iter().any(|r| r.kind == KIND_LEARNS);
         let found = match is_new {
             true => FoundReplica::learner(1),
@@ -232,7 +233,7 @@ impl Site {
         self.step(to, event);
     }
 
-    /// Performs what a replica wants done; every write is on disk at once.
+    /// Performs the effects of a replica. Each write is on disk at once.
     fn turn(&mut self, id: u16) {
         let now = self.now();
         loop {
@@ -307,7 +308,7 @@ impl Site {
         self.step(at, ShardEvent::Reconfigure(stop));
     }
 
-    /// Orders the next configuration until it serves.
+    /// Orders the next configuration until a leader of it serves.
     fn move_to(&mut self, members: &[u16]) {
         let ends = self.newest().number;
         for _ in 0..40 {
@@ -321,7 +322,7 @@ impl Site {
         panic!("{ends} goes on: {:?}", self.refused);
     }
 
-    /// A program at gateway 1 has a batch counted, however often it has to ask.
+    /// Forwards a batch of gateway 1 to the leader until it has a verdict.
     fn publish(&mut self, n: u64) {
         let origin = Origin { gateway: GatewayId(1), start: 1 };
         let reading = Reading { stream: 0, time: None, value: 1.0, seq: None, boot: None };
@@ -345,7 +346,7 @@ impl Site {
         panic!("batch {n} gets no verdict: {:?}", self.answers.get(&n));
     }
 
-    /// The members have the same state, which holds each of so many batches once, and have forgotten none.
+    /// Checks that all members have the same state, and that it counts each of the batches 1 to `batches` once.
     fn check(&mut self, batches: u64) {
         self.run(3_000);
         let members = self.newest().members;
@@ -368,7 +369,7 @@ impl Site {
     }
 }
 
-/// The leader, gateway 1, is replaced by gateway 4.
+/// A site in which gateway 4 has replaced gateway 1.
 fn replaced(cut: Option<PowerCut>) -> Site {
     let mut site = Site::new();
     site.cut = cut;
@@ -393,7 +394,7 @@ fn the_leader_is_replaced_through_a_learner_and_all_goes_on() {
     );
     let Configuration { number, members, base, directory, .. } = site.newest();
     assert_eq!((number, members, directory), (2, ids(&[2, 3, 4]), 1));
-    // The elapsed time, the cursor and the numbers of forwarded batches go on.
+    // The numbers of forwarded batches continue.
     let leader = site.leader().unwrap();
     assert_eq!(site.core(leader).machine().origin(GatewayId(1)), Some((1, 3)));
     let status = site.core(leader).status(site.now());
@@ -403,7 +404,7 @@ fn the_leader_is_replaced_through_a_learner_and_all_goes_on() {
         others.clone().count() == 2 && others.clone().all(|m| m.has == Some(status.commit)),
         "{status:?}"
     );
-    // What a configuration writes stands behind its beginning, in the log of each of its members.
+    // In each log, all records of a configuration follow the record of its beginning.
     for id in 1..=4 {
         let records = &site.gateways[&id].records;
         let begins = records.iter().position(|r| r.kind == KIND_CONFIGURATION).unwrap();
@@ -411,7 +412,7 @@ fn the_leader_is_replaced_through_a_learner_and_all_goes_on() {
         assert!(records[..begins].iter().all(|r| r.configuration == 1), "{id}");
         assert!(records[begins..].iter().all(|r| r.configuration == 2), "{id}");
     }
-    // The retired replica says so to whoever comes too late, writes nothing, and knows no leader.
+    // The retired replica answers a message of the ended configuration, writes nothing, and knows no leader.
     let wrote = site.gateways[&1].records.len();
     let message = selvedge_paxos::Message::Canvass { attempt: 1, commit: 1 };
     site.superseded.clear();
@@ -454,7 +455,7 @@ fn a_leader_refuses_what_it_must_not_propose() {
     let other = Refused::OtherConfiguration { ends: 2, current: 1 };
     assert_eq!(site.refused, [other, Refused::NoLearner(GatewayId(4)), Refused::SeveralChange]);
     site.refused.clear();
-    // A learner that has never answered may not be there at all.
+    // A learner that has never answered may have no replica.
     for id in FIRST {
         site.step(id, ShardEvent::Learners(ids(&[4])));
     }
@@ -497,7 +498,7 @@ fn a_laggard_jumps_with_a_snapshot_into_a_later_configuration_and_votes_there() 
         site.move_to(&[two[(round + 1) % 2], two[round % 2], laggard]);
         site.publish(2 + round as u64);
     }
-    // What the others hold in memory is gone.
+    // After their restarts, the others no longer hold the values in memory.
     two.iter().for_each(|id| site.step(*id, ShardEvent::SnapshotWanted));
     site.run(500);
     two.iter().for_each(|id| site.restart(*id));
@@ -509,7 +510,7 @@ fn a_laggard_jumps_with_a_snapshot_into_a_later_configuration_and_votes_there() 
     let records = &site.gateways[&laggard].records[before..];
     let later = records.iter().position(|r| r.configuration == 3).unwrap();
     assert_eq!(records[later].kind, KIND_CONFIGURATION, "that is written first");
-    // It counts: with it, one of the others is enough.
+    // Its vote counts: it and one of the others are a majority.
     site.set_down(two[0], true);
     site.publish(4);
     site.restart(laggard);
@@ -521,7 +522,7 @@ fn a_laggard_jumps_with_a_snapshot_into_a_later_configuration_and_votes_there() 
 #[test]
 fn a_replica_that_is_made_again_votes_in_none_of_the_configurations_that_its_predecessor_saw() {
     let mut site = replaced(None);
-    // Gateway 1 is dropped with all that it had, and made again as a learner.
+    // The replica on gateway 1 is dropped with its data, and made again as a learner.
     site.gateways.remove(&1);
     let found = FoundReplica::learner(2);
     let core = ShardCore::recover(settings(1), Machine::new(SHARD, rules()), found).unwrap();
@@ -590,11 +591,12 @@ fn a_promise_and_a_vote_of_an_earlier_configuration_do_not_count_in_a_later_one(
     assert!(effects.records.is_empty() && effects.configured.is_none(), "it has begun before");
     assert_eq!((core.configuration(), core.machine().configuration()), (&begins, Some(&begins)));
     assert_eq!((core.machine().slot(), core.consensus().commit(), core.consensus().last_slot()), (2, 2, 3));
-    // Without the record that it begins, its other records show that something is lost; a snapshot makes up for it.
+    // Without the record of configuration 2's beginning, its other records show that the log lost something. A snapshot
+    // of configuration 2 makes up for that.
     records.remove(5);
     assert!(replay(&records).lacks_records(0, None));
     assert!(!replay(&records).lacks_records(2, Some(&begins)));
-    // And a log that begins behind the stop needs the snapshot that let it be trimmed.
+    // A log that begins behind the stop needs the snapshot below which it was trimmed.
     records.drain(..5);
     assert!(replay(&records).lacks_records(1, None));
     let transfer = TransferMessage::Behind;

@@ -119,8 +119,8 @@ pub enum Halt {
     /// This release can't read the chosen value.
     #[error("shard {shard}: what was chosen in slot {slot} can't be read: {why}")]
     Undecodable { shard: ShardId, slot: u64, why: String },
-    /// This replica can't take part in what its shard has become.
-    #[error("shard {shard}: configuration {configuration} can't begin here: {why}")]
+    /// This replica can't form the Paxos group of its shard's next configuration.
+    #[error("shard {shard}: this replica can't begin configuration {configuration}: {why}")]
     Configuration { shard: ShardId, configuration: u32, why: String },
 }
 
@@ -197,10 +197,10 @@ impl Machine {
         Ok(applied)
     }
 
-    /// Applies a stop, which slot `slot` holds: the next configuration begins, and all else stays as it is.
+    /// Applies the stop that was chosen in `slot`: the next configuration begins. Nothing else in the state changes.
     ///
     /// # Errors
-    /// [`Halt`] when this machine can't go on; it is then to be dropped.
+    /// Returns [`Halt`] when this machine can't go on; the caller must then drop it.
     pub fn stop(&mut self, slot: u64, stop: &Stop) -> Result<(), Halt> {
         let present = self.configuration_number();
         if stop.ends != present {
@@ -404,12 +404,12 @@ impl Machine {
         self.shard
     }
 
-    /// The configuration that begins after the last stop that was applied; `None` in the first configuration.
+    /// The configuration that follows the last applied stop; `None` in the first configuration.
     pub fn configuration(&self) -> Option<&Configuration> {
         self.configuration.as_ref()
     }
 
-    /// The number of the present configuration.
+    /// The number of the present configuration, [`FIRST_CONFIGURATION`] until a stop is applied.
     pub fn configuration_number(&self) -> u32 {
         self.configuration.as_ref().map_or(FIRST_CONFIGURATION, |c| c.number)
     }

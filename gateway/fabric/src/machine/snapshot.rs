@@ -6,8 +6,8 @@
 //! in the same state if and only if their snapshots are the same bytes, so [`Machine::digest`] can compare
 //! replicas. Derived state (orders of deadlines and of use, sizes) is left out and rebuilt.
 //!
-//! The snapshot of a shard in its first configuration does not name it. In later configurations the version has
-//! [`NAMES_CONFIGURATION`] set, and the configuration follows the head.
+//! In the first configuration of a shard, a snapshot does not name the configuration. In later ones, the version byte
+//! has the bit [`NAMES_CONFIGURATION`] set, and the configuration follows the head.
 
 use super::Machine;
 use super::rules::{BadRule, CountingRules};
@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// Format version of snapshots. No release wrote lower versions.
 pub const SNAPSHOT_VERSION: u8 = 9;
-/// Set in the version of a snapshot that names its configuration.
+/// The bit of the version byte that a snapshot sets if it names its configuration.
 pub const NAMES_CONFIGURATION: u8 = 0x80;
 /// The most memory that an entry of a table takes for each of its bytes, with a margin. A length that claims
 /// more than that for the remaining bytes is refused before memory is allocated for it.

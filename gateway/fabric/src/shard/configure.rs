@@ -1,36 +1,63 @@
-//! How a replica goes from one configuration to the next.
+//! How a replica moves from one configuration to the next.
 //!
-//! **A stop is applied.** The machine then names the next configuration, which begins after the stop's slot with a [`Consensus`] of its own: ballots,
-//! promises and votes of the one before mean nothing in it. If this gateway is no member, it becomes a learner that nobody sends
-//! anything, unless the directory has it learn: the replica is *retired*, writes and votes nothing any more, and keeps its state
-//! until the host drops it, which it may do when a leader of a later configuration serves: before, this replica may be the only one that
-//! knows that the stop is chosen. A leader's pending batches and questions are answered as at any loss of leadership.
+//! # Applying a stop
 //!
-//! **On disk** the first record of a configuration says that it begins ([`KIND_CONFIGURATION`](super::KIND_CONFIGURATION)). It comes behind the stop and the
-//! record that this is chosen, and nothing of the configuration leaves before it is on disk. Before that, a restart comes up in the
-//! configuration before, finds the stop, and goes on from there.
+//! When the machine has applied a stop, it names the next configuration, which begins after the stop's slot. The core
+//! makes a new [`Consensus`] for it: ballots, promises and votes of the earlier configuration mean nothing in the later
+//! one. A leader answers its pending batches and questions as at any loss of leadership.
 //!
-//! **The group before** stays as long as it has something to say: a leader tells its followers that the stop is chosen. It writes nothing
-//! any more. Its records would count for nothing after a restart, which begins in the later configuration, and in the log the newest
-//! promise of a group replaces the one before: it must be one of the configuration that counts. Promises that this group still
-//! makes need no record: each says that everything up to the stop is chosen, which is on disk, and no ballot chooses anything else.
+//! If this gateway is neither a member of the next configuration nor a learner that the directory names, its replica is
+//! *retired*: a learner to which no replica sends anything. It records that the configuration begins, and after that it
+//! writes nothing and casts no votes. It keeps its state and answers until its host drops it. The host may drop it when
+//! a leader of a later configuration serves. Before that, this replica may be the only one that knows that the stop is
+//! chosen.
 //!
-//! **Silence.** A retired replica may be dropped, and the directory may want one at the same gateway again later. That one knows nothing of what its
-//! predecessor promised, nor in which configurations; a laggard of one of those and the new replica could be a majority there, and choose another value than the
-//! stop. So a replica that is made after the shard began is told the present configuration, and votes in none up to it
-//! ([`FoundReplica::learner`](super::FoundReplica::learner)).
+//! # On disk
 //!
-//! **Who is behind** learns it from any message. A message of a configuration that is over is answered by
-//! [`PeerMessage::Superseded`], never dropped in silence; a message of a later configuration, and that answer, have the receiver fetch from their sender what
-//! it lacks ([`super::transfer`]). Whatever replica has it gives it, leader or not, retired or not. Whoever comes back is told of the present configuration without
-//! asking, if it is a member of it or was one of the configuration before: the only member of a configuration may be one that does not know
-//! of it. Later configurations do not concern a retired replica, and nobody tells it of them.
+//! The first record of a later configuration states that it begins ([`KIND_CONFIGURATION`](super::KIND_CONFIGURATION)).
+//! It follows the stop and the record that the stop is chosen, and the replica sends nothing of the configuration until
+//! this record is on disk. A process that restarts before that comes up in the earlier configuration, finds the stop,
+//! and continues from there.
 //!
-//! Invariant: a replica's configuration is that of its machine, once all that a restart has found is applied.
-//! Invariant: in the log, all of a configuration stands behind its beginning, and nothing but state records that were carried forward is behind the
-//! beginning of a later one.
-//! Invariant: a replica that may have lost votes is damaged in each configuration that it comes through, until one of them repairs it.
-//! Limits: one group beside the present one. To each peer, one answer in a turn, and only if something came from it.
+//! # The group of the earlier configuration
+//!
+//! The core keeps that group as long as it has messages to send: its leader tells the followers that the stop is
+//! chosen. The group writes no more records. A restart begins in the later configuration, where they would not count.
+//! And in the log, a group's newest promise replaces the promises before it, so the newest must belong to the
+//! configuration that counts. A promise that the earlier group still makes needs no record: it states that everything
+//! up to the stop is chosen, which is on disk, and no ballot can choose anything else.
+//!
+//! # A new replica on a gateway that had one before
+//!
+//! After the host has dropped a retired replica, the directory may want a replica on the same gateway again. The new
+//! one does not know what its predecessor promised, or in which configurations. Together with a replica that is still
+//! behind in one of those, it could form a majority there and choose another value than the stop. So a replica that is
+//! made after its shard began receives the number of the present configuration, and votes in no configuration up to
+//! that one ([`FoundReplica::learner`](super::FoundReplica::learner)).
+//!
+//! # Replicas that are behind
+//!
+//! Messages carry the number of their configuration, so any message shows which of the two replicas is behind. A
+//! replica never silently drops a message of a configuration that is over: the group of that configuration takes it, if
+//! the core still keeps that group, and otherwise the replica answers [`PeerMessage::Superseded`]. A replica that
+//! receives this answer, or a message of a later configuration, fetches what it lacks from the sender
+//! ([`super::transfer`]). Every replica that has the data supplies it, also one that does not lead or is retired.
+//!
+//! When a peer comes back, a replica sends it the number of the present configuration without being asked, if the peer
+//! is a member of the present configuration or was one of the configuration before. Otherwise the only member of a
+//! configuration might never learn that it is a member. Later configurations do not concern a retired replica, and no
+//! replica announces them to it.
+//!
+//! # Invariants and limits
+//!
+//! Invariant: a replica's configuration is that of its machine, once the machine has applied everything that a restart
+//! found.
+//! Invariant: in the log, all records of a later configuration follow the record of its beginning. Behind the beginning
+//! of the next configuration stand only those of its state records that trimming carried forward.
+//! Invariant: a replica that may have lost votes is damaged in each configuration that it passes through, until one of
+//! them repairs it.
+//! Limits: the core keeps one earlier group beside the present one. In each turn it sends at most one
+//! [`PeerMessage::Superseded`] to each peer, and only to peers that sent something or came back.
 
 use super::transfer::Receiving;
 use super::{Now, ShardCore, recover};
@@ -49,45 +76,46 @@ pub(super) struct Group {
     number: u32,
     pub(super) consensus: Consensus,
     place: Place,
-    /// Those that have said that they are in a later configuration.
+    /// The replicas that answered that they are in a later configuration.
     moved_on: Vec<GatewayId>,
 }
 
-/// Where a group stands in what this replica writes. Tokens of a group count from 0, those of the replica go on.
+/// The position of a group in the sequence of this replica's writes. The tokens of each group start at 0; those of the
+/// replica continue across groups.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
-    /// The replica's token at which the group began: that of the record that says so.
+    /// The replica's token for the record of the configuration's beginning; 0 for the first group of a process.
     began: u64,
-    /// The replica's last token.
+    /// The last token that the replica gave out.
     last: u64,
-    /// The highest token that is on disk.
+    /// The highest of the replica's tokens whose writes are on disk.
     durable: u64,
-    /// The slot through which everything was chosen when the group was made.
+    /// The group's commit index when it was made.
     made_at: Slot,
-    /// Where the log shows what was chosen, as far as the groups before wrote it in this process.
+    /// Above this slot, the log shows what was chosen, by the records that earlier groups of this process wrote.
     logged_after: Slot,
 }
 
 impl Place {
-    /// That of a group that a process begins with.
+    /// The position of the group with which a process begins.
     pub(super) fn of(consensus: &Consensus) -> Self {
         let made_at = consensus.commit();
         Self { began: 0, last: 0, durable: 0, made_at, logged_after: made_at }
     }
 
-    /// The replica's token for a group's token.
+    /// Converts a token of the group to the replica's.
     pub(super) fn token(&mut self, token: u64) -> u64 {
         self.last = self.last.max(self.began + token);
         self.last
     }
 
-    /// Whether it is on disk that the group began.
+    /// Whether the record of the configuration's beginning is on disk.
     pub(super) fn is_durable(&self) -> bool {
         self.durable >= self.began
     }
 }
 
-/// What of a group is the same in all its configurations.
+/// The parts of a group's set-up that are the same in all configurations.
 pub(super) struct Who<'a> {
     pub shard: ShardId,
     pub me: GatewayId,
@@ -96,7 +124,8 @@ pub(super) struct Who<'a> {
 }
 
 impl Who<'_> {
-    /// The group in a configuration. A member that does not vote takes part as a learner, which gets what others have chosen, and leads nobody.
+    /// Makes the group of a configuration. A member that must not vote (`votes` is false) takes part as a learner: it
+    /// receives what the others choose, and never leads.
     pub(super) fn recover(
         &self,
         configuration: &Configuration,
@@ -108,7 +137,7 @@ impl Who<'_> {
             members.retain(|m| *m != self.me);
             witnesses.clear();
             if members.is_empty() {
-                // Nobody can lead it any more, and a group has members.
+                // A group must have a member. This placeholder never speaks, so the group has no leader.
                 members.push(GatewayId(u16::from(self.me == GatewayId(0))));
             }
         }
@@ -125,12 +154,13 @@ impl Who<'_> {
 }
 
 impl ShardCore {
-    /// Whether this gateway has no part in the present configuration any more.
+    /// Whether this gateway is neither a member of the present configuration nor a learner.
     pub fn is_retired(&self) -> bool {
         !self.configuration.has_member(self.me) && !self.learners.contains(&self.me)
     }
 
-    /// The log shows what was chosen above this slot, as far as this process has written it.
+    /// The slot above which the log shows what was chosen, by the records that this process wrote. `None` while
+    /// the replica is damaged.
     pub(super) fn logged_after(&self) -> Option<Slot> {
         let after = self.consensus.logged_after()?;
         Some(if after == self.place.made_at { self.place.logged_after } else { after })
@@ -162,10 +192,10 @@ impl ShardCore {
         }
     }
 
-    /// Somebody is in a later configuration: what this replica lacks is fetched there.
+    /// Fetches what this replica lacks from a replica that is in a later configuration.
     fn catch_up(&mut self, now: Now, from: GatewayId) {
         if from == self.me || self.consensus.stopped().is_some() {
-            return; // it is about to go on by itself
+            return; // this replica has the stop and will apply it
         }
         if self.consensus.role() == Role::Leader {
             self.consensus.step(now.mono_ms, Event::StepDown);
@@ -177,7 +207,8 @@ impl ShardCore {
     }
 
     pub(super) fn on_peers(&mut self, now: Now, up: Vec<GatewayId>, restarted: Vec<GatewayId>) {
-        // Who was away may believe in a leader of a configuration that is over, or not know that it is a member.
+        // A replica that was away may still follow the leader of an ended configuration, or not know that it is a
+        // member.
         let known = &self.known_up;
         let fresh = |g: &GatewayId| !known.contains(g) || restarted.contains(g);
         let fresh: Vec<_> = up.iter().copied().filter(fresh).collect();
@@ -194,7 +225,7 @@ impl ShardCore {
         self.consensus.step(now.mono_ms, Event::Peers { up, restarted });
     }
 
-    /// The group before no longer sees those that have moved on.
+    /// Tells the earlier group which peers are up, without those that have moved on to a later configuration.
     fn tell_previous(&mut self, now: Now, mut up: Vec<GatewayId>, restarted: Vec<GatewayId>) {
         if let Some(previous) = &mut self.previous {
             up.retain(|g| !previous.moved_on.contains(g));
@@ -219,7 +250,7 @@ impl ShardCore {
         }
     }
 
-    /// Everything up to this token is on disk.
+    /// Reports to each group that its writes up to this token of the replica are on disk.
     pub(super) fn persisted(&mut self, now: Now, token: u64) {
         self.place.durable = self.place.durable.max(token.min(self.place.last));
         let persisted = |began: u64| token.checked_sub(began).map(|token| Event::Persisted { token });
@@ -232,8 +263,8 @@ impl ShardCore {
         }
     }
 
-    /// Goes on in the configuration that the machine names: it has applied the stop of the present one, or was replaced by a snapshot of a
-    /// later one. Gives false if that is the present one.
+    /// Begins the configuration that the machine names, if that is later than the present one: the machine has applied
+    /// the stop, or a snapshot of a later configuration has replaced it. Returns whether a configuration has begun.
     pub(super) fn begin_next(&mut self, now: Now) -> Result<bool, Halt> {
         let Some(next) = self.machine.configuration().filter(|c| c.number > self.configuration.number) else {
             return Ok(false);
@@ -244,7 +275,7 @@ impl ShardCore {
         let found = Recovered { snapshot_slot: slot, damaged, ..Recovered::default() };
         let who = Who { shard, me, learners: &self.learners, limits: &self.limits };
         let made = match who.recover(&next, found.clone(), next.number > self.silent_until) {
-            // Too few others are left to be repaired by, so it can't vote there.
+            // Too few other members are left to repair this damaged replica, so it must not vote there.
             Err(ConfigError::DamagedAlone { .. }) => who.recover(&next, found, false),
             made => made,
         };
@@ -268,7 +299,7 @@ impl ShardCore {
         self.former = before.members;
         self.previous = None;
         if old.stopped() == Some(slot) {
-            // What this process has written of the configuration before shows what was chosen there.
+            // The records that this process wrote in the earlier configuration show what was chosen there.
             self.place.logged_after = logged_after.unwrap_or(self.place.made_at);
             let number = before.number;
             self.previous = Some(Group { number, consensus: old, place, moved_on: Vec::new() });
@@ -292,7 +323,8 @@ impl ShardCore {
         Ok(true)
     }
 
-    /// Takes what the group before has to say; false if it said something. It goes once it has nothing more to say.
+    /// Sends the messages of the earlier group. Returns false if there were any. Drops the group when it waits for
+    /// nothing more.
     pub(super) fn previous_is_quiet(&mut self) -> bool {
         let Some(previous) = &mut self.previous else { return true };
         let PaxosEffects { send, send_after, behind, .. } = previous.consensus.take();
@@ -310,7 +342,7 @@ impl ShardCore {
         quiet
     }
 
-    /// Answers those whose configuration is over.
+    /// Tells the peers that have gathered in `superseded` which configuration is the present one.
     pub(super) fn tell_superseded(&mut self) {
         let (shard, configuration) = (self.id, self.configuration.number);
         for to in std::mem::take(&mut self.superseded) {

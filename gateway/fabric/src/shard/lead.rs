@@ -90,9 +90,9 @@ pub const FULL_HAND_BACK_MS: u64 = 500;
 #[derive(Debug)]
 pub(super) struct HandBack {
     me: GatewayId,
-    /// In the order in which they are preferred.
+    /// The members of the configuration, the preferred leader first.
     members: Vec<GatewayId>,
-    /// Those of them that never lead.
+    /// The members that never lead.
     witnesses: Vec<GatewayId>,
     up: Vec<GatewayId>,
     /// The gateways whose wall clocks are outside.
@@ -111,7 +111,7 @@ impl HandBack {
         Self { me, members, witnesses, up, outside, full, to: None, due_ms: None, wait_ms: HAND_BACK_MS }
     }
 
-    /// Others may be preferred from now on.
+    /// Takes over the members and witnesses of a configuration that begins, and looks for a better leader among them.
     pub(super) fn configured(&mut self, now: Now, configuration: &Configuration) {
         let Configuration { members, witnesses, .. } = configuration.clone();
         (self.members, self.witnesses, self.to, self.due_ms) = (members, witnesses, None, None);
@@ -317,7 +317,7 @@ impl ShardCore {
         }
     }
 
-    /// What waited here for a verdict is for another leader now.
+    /// Ends a leadership of this replica: answers each batch that waits here for a verdict, and names the next leader.
     pub(super) fn stop_leading(&mut self, next: Option<GatewayId>) {
         let Some(old) = self.lead.take() else { return };
         let leader = next.map(|g| g.0);
@@ -327,7 +327,8 @@ impl ShardCore {
         }
     }
 
-    /// Proposes the stop of the present configuration, or says why not.
+    /// Proposes the stop that the directory orders, or puts the reason into
+    /// [`ShardEffects::refused`](super::ShardEffects::refused).
     pub(super) fn reconfigure(&mut self, now: Now, stop: Stop) {
         if let Err(why) = self.propose_stop(now, &stop) {
             self.out.refused.push((stop.directory, why));
@@ -342,7 +343,7 @@ impl ShardCore {
         if let Some(gateway) = newcomer {
             let commit = self.consensus.commit();
             let has = self.consensus.progress(gateway).ok_or(ReconfigureRefused::NoLearner(gateway))?;
-            // One that has not answered yet may have no replica at all.
+            // A gateway that has not answered yet may have no replica at all.
             if has == 0 || has.saturating_add(MAX_LEARNER_LAG_SLOTS) < commit {
                 return Err(ReconfigureRefused::LearnerBehind { gateway, has, commit });
             }

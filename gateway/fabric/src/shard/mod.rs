@@ -11,7 +11,8 @@
 //! member has lost the content of a batch, the leader proposes the batch as lost, so that the uplink stops waiting
 //! for it ([`ShardEvent::BatchLost`]).
 //!
-//! The members of the group change by a stop, after which the core makes the next group (see [`configure`]).
+//! The members of the group change when a stop is chosen: the core then makes the group of the next configuration (see
+//! [`configure`]).
 //!
 //! Wall time is the gateway's, as far as a majority agrees on it ([`crate::agreement`]). Without agreement it
 //! continues by elapsed time from the last time agreed on, and the proposal marks it as unsure.
@@ -120,12 +121,12 @@ pub enum ShardEvent {
         configuration: u32,
         message: TransferMessage,
     },
-    /// A replica answers that it has gone on to this configuration.
+    /// A replica says that it is in this configuration.
     Superseded { from: GatewayId, configuration: u32 },
-    /// The directory orders the next configuration. A leader proposes it, or returns the reason why not in
-    /// [`ShardEffects::refused`]. [`ShardEffects::configured`] shows that it was chosen.
+    /// The directory orders the next configuration. The leader proposes the stop, or gives the reason why not in
+    /// [`ShardEffects::refused`], as any other replica does. [`ShardEffects::configured`] reports that it was chosen.
     Reconfigure(Stop),
-    /// The directory names the gateways that learn what the group chooses; this replaces the earlier list. At most
+    /// The learners that the directory names, which replace those named before. Only the first
     /// [`selvedge_paxos::MAX_LEARNERS`] count.
     Learners(Vec<GatewayId>),
     /// The result of reading the disk here for a replica that is behind: the answer to [`ShardEffects::transfers`].
@@ -237,10 +238,10 @@ pub struct ShardEffects {
     pub counters: Vec<Counters>,
     /// The damage that the log reported is repaired, once everything up to `token` is on disk.
     pub healed: bool,
-    /// A later configuration has begun here. Is this gateway neither a member of it nor a learner, its replica is retired: it keeps its
-    /// state and answers, until the host drops it.
+    /// The later configuration that has begun here, if one has. If this gateway is neither a member of it nor a
+    /// learner, its replica is retired: it keeps its state and answers until the host drops it.
     pub configured: Option<Configuration>,
-    /// Orders of the directory that were not proposed: their slots there, and why.
+    /// The directory's orders that this replica refused to propose: the order's slot in the directory, and the reason.
     pub refused: Vec<(Slot, ReconfigureRefused)>,
 }
 
@@ -291,7 +292,7 @@ pub struct Status {
     pub role: ReplicaRole,
     /// The members of the configuration, the preferred leader first.
     pub members: Vec<ReplicaStatus>,
-    /// The learners, as far as this replica knows.
+    /// The learners that the directory has named to this replica.
     pub learners: Vec<ReplicaStatus>,
     /// The ballot that the replica has promised last.
     #[serde(serialize_with = "as_text")]
@@ -334,20 +335,20 @@ fn as_text<S: serde::Serializer>(ballot: &Ballot, serializer: S) -> Result<S::Ok
     serializer.collect_str(ballot)
 }
 
-/// What a replica's state shows of another replica.
+/// A member or learner of a shard as one replica knows it, for [`Status`].
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct ReplicaStatus {
     pub gateway: u16,
-    /// Whether it votes and never leads.
+    /// Whether it is a member that never leads.
     pub witness: bool,
-    /// The slot up to which it has everything on disk, as far as it has said so; only at the leader.
+    /// The slot up to which the replica has everything on disk, by its last answer. Only the leader knows this.
     pub has: Option<u64>,
 }
 
 /// The set-up of one replica.
 #[derive(Debug, Clone)]
 pub struct ShardSettings {
-    /// The group in its first configuration. In later ones, log and snapshot say who takes part.
+    /// The Paxos group in its first configuration. The log and the snapshot name the members of later ones.
     pub group: selvedge_paxos::GroupConfig,
     /// The site's rules for its machines.
     pub rules: Arc<CountingRules>,
@@ -366,27 +367,27 @@ pub struct ShardCore {
     outbox_budget_bytes: u64,
     incarnation: u128,
     configuration: Configuration,
-    /// The group in it.
+    /// The group of the present configuration.
     consensus: Consensus,
     place: Place,
-    /// The group of the configuration before, as long as it has something to say.
+    /// The group of the earlier configuration, as long as it has messages to send.
     previous: Option<Group>,
     /// This replica votes in no configuration up to this one.
     silent_until: u32,
-    /// The members of the configuration before, if this process saw it end.
+    /// The members of the earlier configuration; empty if this process did not see it end.
     former: Vec<GatewayId>,
-    /// The gateways within reach, as the host said last.
+    /// The gateways within reach, as the host last reported.
     known_up: Vec<GatewayId>,
     /// The learners that the directory names.
     learners: Vec<GatewayId>,
     limits: selvedge_paxos::Limits,
-    /// The number under which a group that may have lost records asks the others.
+    /// The random number of this start, with which a damaged group asks the others; `None` if it is not damaged.
     nonce: Option<u64>,
-    /// Why the replica can't go on, if it can't.
+    /// The reason why the replica can't go on. The next [`ShardCore::take`] returns it.
     halt: Option<Halt>,
-    /// Chosen values that a restart has found, to be applied before everything else.
+    /// Chosen values of earlier configurations that a restart found. The machine applies them before anything else.
     ended: Vec<(Slot, selvedge_paxos::Value)>,
-    /// The gateways to tell that their configuration is over.
+    /// The gateways that the next turn sends [`PeerMessage::Superseded`].
     superseded: BTreeSet<GatewayId>,
     /// Lent while a snapshot of it is encoded elsewhere: it can still be read, but nothing is applied.
     machine: Arc<Machine>,
@@ -637,7 +638,7 @@ impl ShardCore {
         &self.machine
     }
 
-    /// The configuration that this replica takes part in, or took part in last.
+    /// The latest configuration that has begun here. A retired replica has no part in it.
     pub fn configuration(&self) -> &Configuration {
         &self.configuration
     }
@@ -656,7 +657,7 @@ impl ShardCore {
         let (group, configuration) = (self.id, self.configuration.number);
         let wrap = |(to, message)| (to, PeerMessage::Paxos { group, configuration, message });
         let send = effects.send.into_iter().map(wrap);
-        // Nothing of a configuration leaves before it is on disk that it has begun.
+        // The replica sends nothing of a configuration until the record of its beginning is on disk.
         match self.place.is_durable() {
             true => self.out.send.extend(send),
             false => self.out.send_after.extend(send),
@@ -666,7 +667,8 @@ impl ShardCore {
             .extend(effects.records.into_iter().map(|r| recover::record(group, configuration, r)));
         self.out.token = self.out.token.max(self.place.token(effects.token));
         self.out.send_after.extend(effects.send_after.into_iter().map(wrap));
-        // As a learner in a configuration that is over it may be repaired of what it did there, and not of what it did later.
+        // A replica that only learns here may be repaired in this configuration and still have lost votes in a later
+        // one.
         if effects.healed && self.configuration.number > self.silent_until {
             (self.out.healed, self.nonce) = (true, None);
             self.out.records.push(recover::healed(group, configuration, self.consensus.commit()));
@@ -687,7 +689,7 @@ impl ShardCore {
         }
     }
 
-    /// Applies what is chosen. Gives whether another configuration has begun.
+    /// Applies what is chosen. Returns whether a later configuration has begun.
     fn apply(&mut self, now: Now) -> Result<bool, Halt> {
         for (slot, value) in std::mem::take(&mut self.ended) {
             self.apply_one(slot, &value)?;

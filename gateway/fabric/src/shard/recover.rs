@@ -2,13 +2,13 @@
 //!
 //! Each record carries the number of its configuration, because ballots of one configuration mean nothing in another:
 //! a promise or a vote counts in its own configuration only. The first record of each later configuration is
-//! [`KIND_CONFIGURATION`]. The log holds the stop that began it in front of that record, so all slots up to there are
-//! chosen, and hold what was recorded last. A record of an earlier configuration behind it is a state record that
-//! trimming has carried forward, and does not count.
+//! [`KIND_CONFIGURATION`]. In front of it, the log holds the stop that the configuration follows, unless a snapshot
+//! covers the stop's slot. So all slots up to the stop are chosen, and the last record of each holds its chosen value.
+//! Records of an earlier configuration behind it are state records that trimming carried forward. They do not count.
 //!
-//! A log that names a configuration whose beginning neither it nor a snapshot holds has lost records. A replica that
-//! lost records begins in the configuration of its snapshot, where it does not vote, and learns from there. It stays
-//! damaged in each configuration that it goes through, because it may have voted in any.
+//! A log has lost records if it names a configuration whose beginning neither the log nor a snapshot holds. A replica
+//! that lost records begins in the configuration of its snapshot, does not vote there, and learns what was chosen
+//! since. It stays damaged in each configuration that it passes through, because it may have voted in any of them.
 
 use super::Slot;
 use crate::configuration::{Configuration, FIRST_CONFIGURATION};
@@ -26,9 +26,9 @@ pub const KIND_ACCEPTED: u8 = 2;
 /// The kind of a record with a commit index, as eight little-endian bytes. The newest counts.
 pub const KIND_COMMITTED: u8 = 3;
 
-/// All entries of the group from this record's slot on that stand before it are void: the replica had lost records and
-/// began anew. The record's slot is the first that the replica then lacked, so the log keeps it as long as anything
-/// that it voids.
+/// The replica had lost records and began anew: earlier entries of the group, in this record's slot and above, are
+/// void. The record's slot is the first that the replica lacked at that time, so the log keeps the record as long as
+/// any entry that it voids.
 pub const KIND_BEGUN_ANEW: u8 = 4;
 
 /// The replica that began anew votes again. A start without this record finds the replica damaged, however whole
@@ -36,13 +36,13 @@ pub const KIND_BEGUN_ANEW: u8 = 4;
 /// yet.
 pub const KIND_HEALED: u8 = 5;
 
-/// A configuration begins: its number, and the payload as [`Configuration::encode`] gives it. The record's slot is that
-/// of the stop, so the log keeps it until a snapshot holds the configuration.
+/// A configuration begins. The payload is what [`Configuration::encode`] writes. The record's slot is that of the stop,
+/// so the log keeps the record until a snapshot holds the configuration.
 pub const KIND_CONFIGURATION: u8 = 6;
 
-/// A replica that was made after the shard's first configuration began, and votes in no configuration up to the one
-/// whose number it carries as four little-endian bytes. A predecessor on this gateway may have voted in those and been
-/// dropped when it was retired. The log must keep this for good, so it is a state record.
+/// The replica was made after its shard began. It votes in no configuration up to the one whose number the payload
+/// holds as four little-endian bytes, because an earlier replica on this gateway may have voted there before it was
+/// retired and dropped. The log must keep this for good, so it is a state record.
 pub const KIND_LEARNS: u8 = 7;
 
 /// The record that a replica writes when its lost records are repaired.
@@ -56,12 +56,12 @@ pub(super) fn begun_anew(group: ShardId, configuration: u32, snapshot_slot: Slot
     mark(group, configuration, KIND_BEGUN_ANEW, snapshot_slot + 1)
 }
 
-/// The first record of a replica that votes in no configuration up to this one.
+/// The first record of a replica that is made after its shard began, and votes in no configuration up to `until`.
 pub(super) fn learns(group: ShardId, until: u32) -> LogRecord {
     LogRecord { payload: until.to_le_bytes().into(), ..mark(group, until, KIND_LEARNS, 0) }
 }
 
-/// The first record of each configuration but the first.
+/// The first record of each later configuration.
 pub(super) fn configuration(group: ShardId, begins: &Configuration) -> LogRecord {
     let payload = begins.encode().into();
     LogRecord { payload, ..mark(group, begins.number, KIND_CONFIGURATION, begins.base) }
@@ -90,7 +90,7 @@ pub(super) fn record(group: ShardId, configuration: u32, record: Record) -> LogR
     }
 }
 
-/// The content of one configuration's records.
+/// The promise and the entries that the records of one configuration hold.
 #[derive(Debug, Clone, Default)]
 struct Part {
     promised: Ballot,
@@ -100,32 +100,32 @@ struct Part {
 /// Gathers one group's records while a restart reads them.
 #[derive(Debug, Clone, Default)]
 pub struct Replay {
-    /// By number, from the newest configuration whose beginning was read on.
+    /// By configuration number: the newest configuration whose beginning was read, and later ones.
     parts: BTreeMap<u32, Part>,
     commit: Slot,
     /// The newest configuration whose beginning was read.
     configuration: Option<Configuration>,
-    /// What was recorded last in slots that belong to earlier configurations than that.
+    /// The last recorded values of slots that belong to earlier configurations than `configuration`.
     ended: BTreeMap<Slot, Value>,
-    /// The highest number of which there are a group's records.
+    /// The highest configuration number of any record other than [`KIND_LEARNS`].
     highest: u32,
     silent_until: u32,
     begun_anew: bool,
     unreadable: Option<String>,
 }
 
-/// What a restart finds of a replica beside its snapshot.
+/// The state of a replica that a restart finds in its log, beside the snapshot.
 #[derive(Debug, Clone, Default)]
 pub struct FoundReplica {
-    /// The configuration to begin in; nothing: that of the machine.
+    /// The configuration to begin in; `None` for that of the machine.
     pub(super) configuration: Option<Configuration>,
-    /// Chosen values that the machine applies first: those between its snapshot and the beginning of that configuration.
+    /// The chosen values between the snapshot and the beginning of that configuration, which the machine applies first.
     pub(super) ended: Vec<(Slot, Value)>,
     /// The group's state in that configuration.
     pub(super) recovered: Recovered,
-    /// The replica votes in no configuration up to this one.
+    /// The replica votes in no configuration up to the one with this number.
     pub(super) silent_until: u32,
-    /// It is new, and this is to be written down.
+    /// Whether the replica is new and must first record that ([`KIND_LEARNS`]).
     pub(super) is_new: bool,
 }
 
@@ -136,8 +136,9 @@ impl From<Recovered> for FoundReplica {
 }
 
 impl FoundReplica {
-    /// A replica that is new at this gateway while the shard is in this configuration: it learns, and votes in later ones that name it a member.
-    /// An earlier replica of the shard here, if there was one, was retired before it was dropped.
+    /// A new replica, made while the shard is in this configuration. It learns, and votes only in later configurations
+    /// that name it as a member. If this gateway had a replica of the shard before, that one must have been retired
+    /// before it was dropped.
     pub fn learner(configuration: u32) -> Self {
         Self { silent_until: configuration, is_new: true, ..Self::default() }
     }
@@ -196,7 +197,7 @@ impl Replay {
         self.configuration.as_ref().map_or(FIRST_CONFIGURATION, |c| c.number)
     }
 
-    /// Where a record of this configuration counts, if it does.
+    /// The part to which a record of this configuration belongs; `None` if the configuration is over.
     fn part(&mut self, configuration: u32) -> Option<&mut Part> {
         if canary::makes(Canary::OldPromiseReplaces) {
             return Some(self.parts.entry(FIRST_CONFIGURATION).or_default());
@@ -206,7 +207,7 @@ impl Replay {
 
     fn begin(&mut self, begins: Configuration) {
         if begins.number <= self.present() {
-            return; // known already
+            return; // read before
         }
         let mixed = canary::makes(Canary::OldPromiseReplaces);
         let number = if mixed { FIRST_CONFIGURATION } else { begins.number - 1 };
@@ -226,7 +227,7 @@ impl Replay {
             part.entries.split_off(&from);
         }
         self.ended.split_off(&from);
-        // The replica began anew in the configuration of its snapshot, and wrote down again each that it came through.
+        // The replica began anew in the configuration of its snapshot, and recorded each later one again.
         if self.configuration.as_ref().is_some_and(|c| c.base >= from) {
             self.configuration = None;
         }
@@ -249,8 +250,9 @@ impl Replay {
         self.begun_anew
     }
 
-    /// Whether the log does not hold what must be there beside a snapshot through this slot, in this configuration (nothing: the first): the
-    /// beginning of the configuration that records are of, or what lies between the snapshot and that.
+    /// Whether the log lacks records that must be there beside a snapshot of this slot and configuration (`None` for
+    /// the first): the record of the newest configuration's beginning, or an entry between the snapshot and that
+    /// beginning.
     pub fn lacks_records(&self, snapshot_slot: Slot, snapshot: Option<&Configuration>) -> bool {
         let newest = self.newest(snapshot);
         let (number, base) = newest.map_or((FIRST_CONFIGURATION, 0), |c| (c.number, c.base));
@@ -263,8 +265,8 @@ impl Replay {
         self.configuration.as_ref().into_iter().chain(snapshot).max_by_key(|c| c.number)
     }
 
-    /// What the group recovers from, given the slot and the configuration (nothing: the first) of its newest durable
-    /// snapshot. `damaged` carries a random number when the log may have lost records of this group.
+    /// The state from which the replica recovers, given the slot and the configuration (`None` for the first) of its
+    /// newest durable snapshot. `damaged` carries a random number if the log may have lost records of this group.
     pub fn finish(
         mut self,
         snapshot_slot: Slot,
@@ -272,7 +274,7 @@ impl Replay {
         damaged: Option<u64>,
     ) -> FoundReplica {
         if damaged.is_some() {
-            // Those before the newest that anything is known of are over.
+            // All configurations before the newest that a record names are over.
             let silent_until = self.silent_until.max(self.highest.saturating_sub(1));
             let recovered = Recovered { snapshot_slot, damaged, ..Recovered::default() };
             let configuration = snapshot.cloned();

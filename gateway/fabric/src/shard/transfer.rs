@@ -20,11 +20,10 @@
 //! ([`TransferRequest`]) and takes the result ([`TransferAnswer`]). The host's storage also decides which replicas
 //! get a place, and what stays on disk for them (see [`selvedge_log::storage`]).
 //!
-//! A replica in an earlier configuration than others catches up in the same way. Whoever hears from a later
-//! configuration asks the sender, and gets what is chosen up to the stop and beyond it, also from memory, because no
-//! leader of its own configuration sends it any more. A snapshot may belong to a later configuration: then the replica
-//! continues in that one. Any replica that is not damaged can be asked, not only the leader, because what it gives is
-//! chosen.
+//! A replica that is in an earlier configuration than others catches up in the same way. It asks the replica from which
+//! it heard of the later configuration. That one gives the chosen values up to the stop and beyond it, from memory if
+//! it holds them there, because no leader of the earlier configuration sends them any more. The snapshot may belong to
+//! a later configuration: then the receiver continues in that one. Even a damaged replica offers its snapshot here.
 //!
 //! Every message may be lost. The receiver asks again after [`PULL_MS`] and gives up after [`GIVE_UP_PULLS`] in a
 //! row; the leader repeats that the replica is behind as long as it is. Any replica that is not damaged can be
@@ -59,7 +58,8 @@ pub const INSTALLING_MS: u64 = 3_000;
 pub const HELPED_MS: u64 = 5_000;
 /// After this many answers in a row without new values, the log is replaced by a snapshot.
 const MAX_DRY_ANSWERS: u32 = 3;
-/// The most bytes of values out of memory in one answer to a replica in an earlier configuration, unless a single value is longer.
+/// The most bytes of values from memory in one answer to a replica in an earlier configuration, unless a single value
+/// is longer.
 const HELD_PIECE_BYTES: usize = 64 * 1024;
 /// The largest snapshot that is offered or taken.
 pub const MAX_SNAPSHOT_BYTES: u64 = 256 * 1024 * 1024;
@@ -455,7 +455,7 @@ impl ShardCore {
                 self.tail_bytes = 0;
                 self.applied_since_snapshot_bytes = 0;
                 match self.begin_next(now) {
-                    Ok(true) => {} // it is of a later configuration
+                    Ok(true) => {} // the snapshot is of a later configuration
                     Ok(false) => {
                         self.consensus.step(now.mono_ms, selvedge_paxos::Event::SnapshotInstalled { slot });
                     }
@@ -487,7 +487,8 @@ impl ShardCore {
         self.say(to, TransferMessage::Behind);
     }
 
-    /// `earlier`: the replica is in an earlier configuration, in which nothing comes by itself.
+    /// Gives chosen values from this slot on, or a snapshot. `earlier`: the replica is in an earlier configuration, in
+    /// which no leader sends it values, so it gets them from memory too.
     fn give_log(&mut self, to: GatewayId, from: Slot, earlier: bool) {
         let from = from.max(1);
         let values = if earlier { self.held_values(from) } else { Vec::new() };
@@ -499,7 +500,8 @@ impl ShardCore {
             return self.want(to, TransferRequest::Nothing);
         }
         match self.logged_after() {
-            // What a damaged replica has applied is chosen, whatever its log holds; in its own configuration others can tell more.
+            // A damaged replica has applied chosen values only, whatever its log holds, so its snapshot helps one that
+            // is in an earlier configuration. In its own configuration, others supply more.
             None if earlier => self.want(to, TransferRequest::Snapshot { least: from }),
             None => {}
             Some(after) if from > after => self.want(to, TransferRequest::Log { from }),
@@ -507,7 +509,7 @@ impl ShardCore {
         }
     }
 
-    /// Chosen values in memory, from this slot on; none if it is in memory no more.
+    /// The chosen values from this slot on that memory holds; empty if the slot's value is not in memory.
     fn held_values(&self, from: Slot) -> Vec<Value> {
         let previous = self.previous.as_ref().map(|group| &group.consensus);
         let groups = [Some(&self.consensus), previous].into_iter().flatten();

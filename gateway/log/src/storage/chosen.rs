@@ -14,9 +14,9 @@
 //! log. A slot at or below the commit index is never written again. So of a slot's records, the last one in front of
 //! c's record is the chosen one.
 //!
-//! The same holds across configurations. What a configuration recorded above its stop is void, and stands in front of
-//! the record with which the next one begins. So do the stop and the record that it is chosen; behind that record stand
-//! only commit indexes of later configurations.
+//! The same holds across configurations. The record of the next configuration's beginning follows the stop and the
+//! record that the stop is chosen. Entries that the earlier configuration recorded above its stop are void, and also
+//! stand in front of it. Behind it, the log holds only commit indexes of later configurations.
 //!
 //! A slot that a snapshot skipped may have records that were never chosen: it lies below what the process began with. A
 //! commit index from an earlier process reaches no higher than what this one began with, even where trimming writes its
@@ -141,7 +141,7 @@ impl Cursor {
                 self.open.clear();
                 self.open_bytes = 0;
             }
-            // Its slot is that of the stop: what an earlier configuration has in later slots was never chosen there.
+            // The record's slot is that of the stop. No earlier configuration chose anything in a later slot.
             KIND_CONFIGURATION => {
                 let void = self.open.split_off(&(record.slot + 1));
                 self.open_bytes -= void.values().map(weight).sum::<usize>();

@@ -110,11 +110,11 @@ impl ReadStorage {
         self.log.recovery()
     }
 
-    /// Opens what was read, with the replicas that gateway `me` has in the first configurations of their shards:
-    /// see [`ReadStorage::open_shards`].
+    /// Opens what was read, with replicas of the shards that the ring gives to gateway `me`: those of which it is a
+    /// member in the first configuration. See [`ReadStorage::open_shards`].
     ///
     /// # Errors
-    /// Its.
+    /// Those of [`ReadStorage::open_shards`].
     pub fn open(
         self,
         me: GatewayId,
@@ -125,9 +125,9 @@ impl ReadStorage {
         self.open_shards(me, ring.shards_of(me), ring, settings, nonce)
     }
 
-    /// Opens what was read, with replicas of these shards at gateway `me`, which need not be what the ring says: their logs and
-    /// snapshots tell in which configurations they are. Reads their snapshots, and only then writes. `nonce` draws a number that no
-    /// earlier start has drawn.
+    /// Opens what was read, with replicas of these shards at gateway `me`. The ring need not give it these shards: logs
+    /// and snapshots name the present configurations. Reads all snapshots before it writes anything. `nonce` draws a
+    /// number that no earlier start has drawn.
     ///
     /// # Errors
     /// [`OpenError`], when a snapshot can't be read (nothing is changed then), or a replica can't run.

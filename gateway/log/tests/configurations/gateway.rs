@@ -1,4 +1,5 @@
-//! A gateway: its disk, its process, and in that one replica of the shard with the log and the store, whose work takes time.
+//! A simulated gateway: a disk, and a process with one replica of the shard, its log and its stores. Each piece of work
+//! of the log and the stores takes simulated time.
 
 use crate::world::{GATEWAYS, Random};
 use selvedge_fabric::machine::{CountingRules, Item, Machine, Origin, PublishItem, Reading, Submission};
@@ -18,25 +19,25 @@ use std::sync::Arc;
 
 pub const SHARD: ShardId = ShardId(0);
 pub const WALL: i64 = 1_764_000_000_000;
-/// How long a program waits before it sends a batch to somebody else.
+/// How long a client waits for an answer before it sends the batch to another gateway.
 const RESEND_MS: u64 = 150;
 
 pub struct Gateway {
     id: GatewayId,
     disk: MemoryDisk,
     pub process: Option<Process>,
-    /// The number of its process.
+    /// The number of the present process, which each start increases.
     pub start: u64,
     pub back_at_ms: u64,
-    /// There is a replica on its disk.
+    /// Whether its disk holds a replica.
     pub hosts: bool,
-    /// Its log was lost, and it is not repaired yet.
+    /// Whether its log was lost and its replica is not repaired yet.
     pub damaged: bool,
-    /// All batches that were ever begun here.
+    /// The names of all batches that clients sent here to earlier processes.
     pub names: Vec<String>,
 }
 
-/// A batch on its way.
+/// A batch that waits for an answer.
 pub struct Batch {
     pub n: u64,
     pub name: String,
@@ -54,17 +55,17 @@ pub struct Process {
     store_work: VecDeque<(u64, StoreWork)>,
     encodings: VecDeque<(u64, Encoding)>,
     look_log_at_ms: u64,
-    /// Its disk is slow until then.
+    /// No log work is done until this time.
     pub slow_until_ms: u64,
-    /// Something of the replica was written.
+    /// Whether the process wrote records of the replica.
     pub wrote: bool,
-    /// It votes again, and that is on disk.
+    /// Whether the log no longer counts the replica as damaged.
     pub healed: bool,
     pub look_at_ms: u64,
     pub seen: Vec<Option<u64>>,
     pub learners: Vec<GatewayId>,
     pub batch: Option<Batch>,
-    /// Who answered last.
+    /// The gateway that answered last.
     pub leader: Option<GatewayId>,
     next_n: u64,
     pub names: Vec<String>,
@@ -72,7 +73,7 @@ pub struct Process {
 }
 
 fn rules() -> Arc<CountingRules> {
-    // One window for all, so that nothing leaves the machine.
+    // A single window holds all readings, so that none leaves the machine.
     Arc::new(CountingRules {
         windows_ms: vec![86_400_000],
         idle_close_ms: 86_400_000,
@@ -103,7 +104,7 @@ impl Gateway {
         Self { id, disk: fresh_disk(id), process, start: 0, back_at_ms: 0, hosts, damaged: false, names }
     }
 
-    /// Its process begins, on what the disk holds.
+    /// Starts a process on what the disk holds.
     pub fn start(&mut self, now: Now, nonce: u64) {
         let disk = &self.disk;
         let folder = |name| disk.folder(name).unwrap();
@@ -146,7 +147,7 @@ impl Gateway {
         });
     }
 
-    /// The power fails: what was not synced may be there or not, and of the write that was under way a part.
+    /// Fails the power: writes that were not synced may survive or not, and the write under way may survive in part.
     pub fn crash(&mut self, random: &mut Random, back_at_ms: u64) {
         let Some(mut process) = self.process.take() else { return };
         self.back_at_ms = back_at_ms;
@@ -161,14 +162,14 @@ impl Gateway {
         self.disk = self.disk.crash(Crash::Torn(random.next()));
     }
 
-    /// Its log is gone.
+    /// Removes the log.
     pub fn lose_log(&mut self) {
         let log = self.disk.folder("log").unwrap();
         log.list().unwrap().iter().for_each(|name| log.remove(name).unwrap());
         self.damaged = true;
     }
 
-    /// The host drops its replica: nothing of it is left.
+    /// Drops the replica with all its data.
     pub fn drop_all(&mut self, back_at_ms: u64) {
         if let Some(mut process) = self.process.take() {
             self.names.append(&mut process.names);
@@ -179,7 +180,7 @@ impl Gateway {
 }
 
 impl Process {
-    /// A replica that learns, made while the shard is in this configuration.
+    /// Makes a replica that learns, while the shard is in this configuration.
     pub fn make_replica(&mut self, me: GatewayId, configuration: u32) {
         let group = GroupConfig::new(SHARD, me, ring().replicas(SHARD).to_vec(), limits());
         let settings = ShardSettings { group, rules: rules(), outbox_budget_bytes: 1 << 20, incarnation: 1 };
@@ -203,7 +204,7 @@ impl Process {
         let items = vec![Item::Publish(PublishItem { source: None, readings: vec![reading] })];
         let streams = vec![StreamName { device: name.as_str().into(), stream: "s".into() }];
         let submission = Submission { streams, makers: Vec::new(), items }.encode();
-        // What can't be decoded uses up its number and fills the log.
+        // A batch that can't be decoded uses up its number and fills the log.
         let submission = if large { vec![255; 12_000] } else { submission };
         if !large {
             self.names.push(name.clone());
@@ -212,7 +213,7 @@ impl Process {
         self.batch = Some(Batch { n, name, submission: submission.into(), to, at_ms: 0 });
     }
 
-    /// The batch that waits for an answer, if it is to be sent again.
+    /// The message that sends the waiting batch again, if that is due.
     pub fn resend(
         &mut self,
         now_ms: u64,
@@ -227,7 +228,7 @@ impl Process {
         Some((to, PeerMessage::Forward { shard: SHARD, origin, n: batch.n, submission }))
     }
 
-    /// Does what is due, and gives what leaves.
+    /// Does the work that is due, and returns the messages to send.
     pub fn turn(&mut self, now: Now, random: &mut Random, faults: bool) -> Vec<(GatewayId, PeerMessage)> {
         let now_ms = now.mono_ms;
         let slow = self.slow_until_ms > now_ms;
@@ -256,7 +257,7 @@ impl Process {
         if replica.deadline_ms(now).is_some_and(|at| at <= now_ms) {
             replica.step(now, ShardEvent::Timer);
         }
-        // Now and then more comes before a turn.
+        // Now and then, more events arrive before the replica takes its turn.
         if faults && random.chance(200) {
             return Vec::new();
         }

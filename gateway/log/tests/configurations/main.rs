@@ -1,9 +1,14 @@
-//! A shard that moves from gateway to gateway under random faults, on real logs in memory: messages are lost, doubled and reordered,
-//! processes end in the middle of a write, logs are trimmed and lost, replicas are dropped and made again, and the directory moves one
-//! replica after another. Then the faults stop, and the last configuration must heal.
+//! A shard moves from gateway to gateway under random faults, on real logs in memory. The network loses, duplicates and
+//! reorders messages; processes end in the middle of a write; logs are trimmed and lost; hosts drop replicas and make
+//! them again; and the directory moves one replica after another. Then the faults stop, and the last configuration must
+//! heal.
 //!
-//! Whatever happens: replicas have the same state at the same slot, so that one value was chosen for it in one configuration; a
-//! configuration is the same wherever it is known; and what was acknowledged is counted, once.
+//! # Checked in every run
+//!
+//! - Replicas have the same state at the same slot, so the shard chose one value for it, in one configuration.
+//! - All replicas that know a configuration know the same members, witnesses and base.
+//! - Every acknowledged batch is counted exactly once, and every other batch at most once.
+//! - When the faults have stopped, the members of the newest configuration reach the same state and one of them serves.
 //!
 //! A seed reproduces a run. `SELVEDGE_SEEDS=FROM..TO` runs those seeds instead of the usual ones.
 
@@ -47,7 +52,7 @@ fn a_shard_that_moves_loses_nothing_and_counts_nothing_twice() {
     assert!(told.dropped > 0 && told.superseded > 0 && told.offers > 0 && told.logs > 0, "{told:?}");
 }
 
-/// How many seeds a mistake may hide in.
+/// The canary must be found within this many seeds.
 const MAX_SEEDS: u64 = 1_000;
 
 #[test]

@@ -1,4 +1,5 @@
-//! The gateways with their disks, the network between them, the faults, the clients, and the directory that moves replicas.
+//! The simulated site: gateways with their disks, the network between them, faults, clients, and the directory that
+//! moves replicas.
 
 use crate::gateway::{Gateway, Process, SHARD, WALL, ring};
 use selvedge_fabric::configuration::{Configuration, Stop};
@@ -12,7 +13,7 @@ use selvedge_types::uplink::LedgerId;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub const GATEWAYS: usize = 6;
-/// No more batches of one run.
+/// The most batches that the clients of one run send.
 const MAX_BATCHES: u64 = 600;
 /// How long the last configuration may take to heal.
 const HEALS_WITHIN_MS: u64 = 240_000;
@@ -42,7 +43,7 @@ impl Random {
     }
 }
 
-/// What a run came to.
+/// Counts of a run, which show that it exercised what it should.
 #[derive(Debug, Default)]
 pub struct Told {
     pub slots: u64,
@@ -68,18 +69,19 @@ pub struct World {
     loss: u64,
     storm: u64,
     damage: bool,
-    /// Configurations change often, most of them without a new member, and leaders with them.
+    /// Whether configurations and leaders change often, most configurations without a new member.
     hasty: bool,
-    /// When this leader's process ends, and this member is alone.
+    /// The time at which this leader's process ends, and the member that is then cut off (see
+    /// [`World::change_leader`]).
     stranding: Option<(u64, usize, usize)>,
     learners: Vec<GatewayId>,
     plan: Option<(u32, Vec<GatewayId>, Vec<GatewayId>)>,
     directory: u64,
-    /// Who is named in a stop of which configuration, chosen or not.
+    /// The members that stops of each configuration have named, whether chosen or not.
     ordered: BTreeSet<(u32, GatewayId)>,
     last_configuration: u32,
     batches: u64,
-    /// By slot: the state after it.
+    /// By slot: the digest of the state after it.
     digests: BTreeMap<u64, u64>,
     /// By number.
     configurations: BTreeMap<u32, Configuration>,
@@ -194,7 +196,7 @@ impl World {
         self.check(n);
     }
 
-    /// The failure detector looks around now and then.
+    /// Runs the failure detector of a gateway, if that is due.
     fn look(&mut self, n: usize) {
         let starts: Vec<Option<u64>> = (0..GATEWAYS)
             .map(|other| {
@@ -218,7 +220,7 @@ impl World {
         process.step(now, ShardEvent::Peers { up, restarted });
     }
 
-    /// Each gateway hears from the directory who learns, sooner or later, and makes the replica that it lacks.
+    /// After a random delay, a gateway receives the directory's list of learners, and makes the replica that it lacks.
     fn tell_learners(&mut self, n: usize) {
         let (now, number) = (self.now(), self.newest().number);
         let (id, listed) = (GatewayId(n as u16 + 1), self.learners.clone());
@@ -236,7 +238,7 @@ impl World {
         }
     }
 
-    /// A program at each gateway publishes one batch after another.
+    /// The client at each gateway publishes one batch after another.
     fn client(&mut self, n: usize) {
         let now = self.now();
         let full = !self.faults || self.batches >= MAX_BATCHES;
@@ -346,7 +348,7 @@ impl World {
         }
     }
 
-    /// What must hold whenever a replica has done something.
+    /// Checks what must hold after each turn of a replica.
     fn check(&mut self, n: usize) {
         let seed = self.seed;
         let id = GatewayId(n as u16 + 1);
@@ -397,11 +399,11 @@ impl World {
         }
     }
 
-    /// Only one member gets what a leader with a slow disk proposes, and that leader's process ends: what the member has accepted is
-    /// never chosen if others go on without it.
+    /// Slows a leader's disk and lets only one member receive its proposals. Then it ends that leader's process and
+    /// cuts the member off: the entries that the member accepted are never chosen if the others continue without it.
     fn change_leader(&mut self) {
         if let Some((at_ms, leader, member)) = self.stranding {
-            // Each such word of a node makes a proposal of its own.
+            // Each confirmation of a node makes a proposal of its own.
             let (now, cursor) = (self.now(), self.now_ms);
             if let Some(process) = self.gateways[leader].process.as_mut() {
                 process.step(now, ShardEvent::Confirmed { ledger: LedgerId(1), cursor });
@@ -434,7 +436,7 @@ impl World {
         self.cut_off(&others);
     }
 
-    /// These gateways reach each other alone.
+    /// Cuts the connections between these gateways and all others.
     fn cut_off(&mut self, apart: &[usize]) {
         for a in 0..GATEWAYS {
             for b in 0..GATEWAYS {
@@ -459,8 +461,9 @@ impl World {
         }
     }
 
-    /// A host drops a retired replica with all that it has, once a leader of the newest configuration serves: before, it may be the only
-    /// one that knows that the stop is chosen. Nor does it drop one that a stop names which may still be chosen.
+    /// A host drops a retired replica with all its data once a leader of the newest configuration serves. Before that,
+    /// the replica may be the only one that knows that the stop is chosen. The host also keeps a replica that a stop
+    /// names as a member while that stop may still be chosen.
     fn drop_retired(&mut self) {
         let serves = |p: &Process| {
             let core = p.replica.as_ref().map(|r| r.core());
@@ -483,7 +486,7 @@ impl World {
         }
     }
 
-    /// The directory moves one replica after another.
+    /// Moves one replica after another, as the directory would.
     fn decide(&mut self) {
         let newest = self.newest().clone();
         if !self.faults {
@@ -543,7 +546,8 @@ impl World {
         (members, witnesses)
     }
 
-    /// The members of the newest configuration have all of it, one of them serves, and every program has its answer.
+    /// Whether all members of the newest configuration have applied everything that is chosen, one of them serves, and
+    /// every client has its answer.
     fn is_healed(&self) -> bool {
         let newest = self.newest();
         let cores: Option<Vec<_>> = newest
