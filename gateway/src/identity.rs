@@ -1,8 +1,8 @@
-//! The identity of this gateway: what `init` writes into its data directory, and what the gateway remembers of its
+//! The identity of this gateway: what `init` writes into its data folder, and what the gateway remembers of its
 //! peers.
 //!
 //! There are five small files, the first three in JSON that an operator can read:
-//! - `identity.json`: site, gateway, membership hash and this data directory's random incarnation. It is written once,
+//! - `identity.json`: site, gateway, membership hash and this data folder's random incarnation. It is written once,
 //!   last of all, so that its presence means that `init` was completed.
 //! - `start.json`: how often the process was started; it is raised and on disk before the process sends anything.
 //! - `peers.json`: the mark of the incarnation and the last start of each peer that this gateway has met; it is on disk
@@ -14,7 +14,7 @@
 //! A file is replaced as a whole: the new one is written beside it, fsynced and renamed, and the directory is fsynced.
 //! A failed write leaves the old file, so it may be tried again.
 //!
-//! Invariant: no two runs of a process on one data directory have the same start.
+//! Invariant: no two runs of a process on one data folder have the same start.
 
 use ring::rand::{SecureRandom, SystemRandom};
 use selvedge_fabric::link::{
@@ -49,7 +49,7 @@ pub struct Expected {
     pub membership: [u8; 32],
 }
 
-/// A data directory in use by this process.
+/// A data folder in use by this process.
 #[derive(Debug)]
 pub struct Identity {
     dir: PathBuf,
@@ -61,7 +61,7 @@ pub struct Identity {
     _lock: File,
 }
 
-/// A data directory that is locked and checked, but in which this start is not counted yet.
+/// A data folder that is locked and checked, but in which this start is not counted yet.
 #[derive(Debug)]
 pub struct FoundIdentity {
     dir: PathBuf,
@@ -74,7 +74,7 @@ pub struct FoundIdentity {
 }
 
 impl FoundIdentity {
-    /// The random incarnation of this data directory.
+    /// The random incarnation of this data folder.
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation
     }
@@ -97,16 +97,16 @@ pub fn log_identity(incarnation: Incarnation) -> selvedge_log::LogIdentity {
     incarnation.0.to_le_bytes()
 }
 
-/// Why a data directory can't be used.
+/// Why a data folder can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// `init` was called on a directory that has an identity.
     #[error(
-        "{0} belongs to a gateway already; to start afresh, choose an empty data directory and a new gateway id"
+        "{0} belongs to a gateway already; to start afresh, choose an empty data folder and a new gateway id"
     )]
     Exists(PathBuf),
     /// `open` was called on a directory that has none.
-    #[error("{0} holds no gateway; run `init` first, or correct the data directory in the settings")]
+    #[error("{0} holds no gateway; run `init` first, or correct the data folder in the settings")]
     Absent(PathBuf),
     /// The directory was made for something other than the settings say.
     #[error("{dir} was made for {what} {found}, but the settings say {wanted}; {help}")]
@@ -126,7 +126,7 @@ pub enum IdentityError {
     InUse(PathBuf),
     /// A file is missing, or does not read.
     #[error(
-        "{file}: {why}; restore nothing from a copy: give this gateway an empty data directory and a new id"
+        "{file}: {why}; restore nothing from a copy: give this gateway an empty data folder and a new id"
     )]
     Damaged { file: PathBuf, why: String },
     /// A file has the known format version, but content that this release does not write.
@@ -238,7 +238,7 @@ impl Identity {
                 Err(IdentityError::Differs { dir, what, found, wanted, help })
             }
         };
-        let other = "correct the settings, or choose the data directory of that gateway";
+        let other = "correct the settings, or choose the data folder of that gateway";
         same("site", &found.site, expected.site.as_str(), other)?;
         same("gateway", &format!("g{}", found.gateway), &expected.gateway.to_string(), other)?;
         same(
@@ -274,7 +274,7 @@ impl Identity {
         self.expected.gateway
     }
 
-    /// The random incarnation of this data directory.
+    /// The random incarnation of this data folder.
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation
     }
@@ -313,7 +313,7 @@ impl Identity {
         let file = PeersFile { format: IDENTITY_VERSION, peers: peers.iter().map(entry).collect() };
         write(&self.dir, PEERS, &file).map_err(|e| {
             tracing::error!("can't write what this gateway knows of its peers: {e}");
-            PeerRefusal(format!("{} can't write its data directory at the moment", self.expected.gateway))
+            PeerRefusal(format!("{} can't write its data folder at the moment", self.expected.gateway))
         })?;
         self.peers = peers;
         Ok(())
@@ -475,7 +475,7 @@ mod tests {
         let emptied = Identity::open(b.path(), &other).unwrap().hello();
         let mut again = Identity::open(a.path(), &me).unwrap();
         let said = again.admit(&emptied).unwrap_err().to_string();
-        assert!(said.contains("g2 has another data directory than before"), "{said}");
+        assert!(said.contains("g2 has another data folder than before"), "{said}");
         again.admit(&peer).unwrap();
     }
 

@@ -270,7 +270,7 @@ fn an_emptied_data_directory_is_refused_under_the_old_id_whoever_dials() {
             let fresh = tempfile::tempdir().unwrap();
             let listener = TcpListener::bind(at).unwrap();
             let back = start(fresh.path(), emptied, listener, &[(other_id, other)], &USUAL);
-            let says = "another data directory than before";
+            let says = "another data folder than before";
             eventually("who stays says so", || stays.trouble(emptied).contains(says)).await;
             eventually("who is refused says so", || back.trouble(other_id).contains(says)).await;
         });

@@ -129,7 +129,7 @@ pub enum Role {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
     /// This replica does not lead.
-    #[error("this replica does not lead; {}", match .leader { Some(l) => format!("ask {l}"), None => "nobody is known to, try again".into() })]
+    #[error("this replica does not lead; {}", match .leader { Some(l) => format!("ask {l}"), None => "it knows no leader; try again".into() })]
     NotLeader {
         /// The leader, as far as this replica knows.
         leader: Option<GatewayId>,

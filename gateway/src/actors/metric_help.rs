@@ -58,7 +58,10 @@ fn describe_shards() {
         "selvedge_shard_behind_total",
         "Frames of peers that a shard's thread was too far behind to accept"
     );
-    describe_counter!("selvedge_foreign_configuration_total", "Messages of peers for another configuration");
+    describe_counter!(
+        "selvedge_foreign_configuration_total",
+        "Messages in which a peer names the configuration that a shard is in"
+    );
     describe_gauge!("selvedge_outbox_batches", "Unconfirmed batches of the shards that this gateway leads");
     describe_gauge!(
         "selvedge_outbox_bytes",

@@ -102,7 +102,8 @@ pub enum Canary {
     OpensAfterStop,
     /// A leader that adopts a stop adopts the entries above it, too.
     KeptAboveStop,
-    /// A restart takes promises and votes of an earlier configuration for those of the present one, if their ballots are higher.
+    /// A restart takes promises and votes of an earlier configuration for those of the present one, if their ballots
+    /// are higher.
     OldPromiseReplaces,
 }
 

@@ -4,7 +4,7 @@
 //! of a peer when it first meets it, writes it down, and refuses any other incarnation from then on: an emptied
 //! disk makes a new incarnation. A disk restored from a copy keeps its incarnation, but not the count of its
 //! process's starts. The peers refuse a start below the last one they saw, and the same start with another `run`,
-//! the number that each process draws afresh (two processes on two copies of one data directory).
+//! the number that each process draws afresh (two processes on two copies of one data folder).
 //!
 //! A gateway writes down only the [`Mark`] of a peer's incarnation. So a thief of that file alone can't greet as
 //! one of the peers, and can't raise a peer's start so far that the peer itself is refused. For the same reason a
@@ -34,7 +34,7 @@ pub const MAX_GREETING_BYTES: usize = 1024;
 /// The longest reason that is sent or logged, in bytes.
 pub const MAX_REASON_BYTES: usize = 400;
 
-/// Identifies a gateway's data directory: drawn at `init`, kept for good, never used again.
+/// Identifies a gateway's data folder: drawn at `init`, kept for good, never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct Incarnation(pub u128);
 
@@ -66,7 +66,7 @@ impl fmt::Display for Mark {
     }
 }
 
-/// The highest number of starts that a process may have; a greater one shows an altered data directory.
+/// The highest number of starts that a process may have; a greater one shows an altered data folder.
 pub const MAX_START: u64 = 1 << 40;
 
 /// How many starts of a peer this gateway may have missed since they last met.
@@ -83,7 +83,7 @@ pub struct Hello {
     /// A hash of the membership and of the settings that a site must agree on.
     pub membership: [u8; 32],
     pub gateway: GatewayId,
-    /// The incarnation of its data directory.
+    /// The incarnation of its data folder.
     pub incarnation: Incarnation,
     /// Counts the starts of its process.
     pub start: u64,
@@ -142,7 +142,7 @@ impl Greeting {
 /// The record of a peer that a gateway keeps on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
-    /// The mark of the peer's incarnation, and so of its data directory.
+    /// The mark of the peer's incarnation, and so of its data folder.
     pub mark: Mark,
     /// The last start of its process that this gateway met.
     pub start: u64,
@@ -202,7 +202,7 @@ pub fn check(
     }
     if !(1..=MAX_START).contains(&them.start) {
         return refuse(format!(
-            "{theirs} says that this is start {} of its process, but start {MAX_START} is the last possible one; its data directory was \
+            "{theirs} says that this is start {} of its process, but start {MAX_START} is the last possible one; its data folder was \
              altered",
             them.start
         ));
@@ -225,29 +225,28 @@ pub fn admit(known: Option<&Known>, them: &Hello) -> Result<Option<Known>, PeerR
     let peer = them.gateway;
     let met = Known { mark: them.incarnation.mark(), start: them.start, run: them.run };
     let Some(known) = known else { return Ok(Some(met)) };
-    let repair = "it may have forgotten votes, so it must not come back under this id: give it its original disk, or an empty one and a \
-                  new gateway id";
+    let repair = "it may have forgotten votes, so it must not come back under this id: give it its original disk, or leave it out";
     if known.mark != met.mark {
         return Err(PeerRefusal(format!(
-            "{peer} has another data directory than before (its mark was {}, now it is {}); {repair}",
+            "{peer} has another data folder than before (its mark was {}, now it is {}); {repair}",
             known.mark, met.mark
         )));
     }
     if met.start > known.start.saturating_add(MAX_MISSED_STARTS) {
         return Err(PeerRefusal(format!(
-            "{peer} says that this is start {} of its process, but the last known one was {}; its data directory was altered",
+            "{peer} says that this is start {} of its process, but the last known one was {}; its data folder was altered",
             met.start, known.start
         )));
     }
     if met.start < known.start {
         return Err(PeerRefusal(format!(
-            "{peer} has an older data directory than before (it was at start {}, now it is at {}), as if restored from a copy; {repair}",
+            "{peer} has an older data folder than before (it was at start {}, now it is at {}), as if restored from a copy; {repair}",
             known.start, met.start
         )));
     }
     if met.start == known.start && met.run != known.run {
         return Err(PeerRefusal(format!(
-            "{peer} says that this is start {} of its process, but another process had this start: its data directory was copied; {repair}",
+            "{peer} says that this is start {} of its process, but another process had this start: its data folder was copied; {repair}",
             met.start
         )));
     }

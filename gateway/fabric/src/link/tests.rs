@@ -274,14 +274,14 @@ fn a_peer_is_trusted_once_and_then_only_as_itself() {
         "its next true start would be refused for good: {said}"
     );
     for (incarnation, start, run, says) in [
-        (8, 9, 79, "another data directory"),
-        (9, 2, 79, "an older data directory"),
-        (9, 3, 79, "its data directory was copied"),
+        (8, 9, 79, "another data folder"),
+        (9, 2, 79, "an older data folder"),
+        (9, 3, 79, "its data folder was copied"),
     ] {
         let mut them = hello(1);
         (them.incarnation, them.start, them.run) = (Incarnation(incarnation), start, run);
         let said = admit(Some(&known), &them).unwrap_err().to_string();
-        assert!(said.contains(says) && said.contains("a new gateway id"), "{said}");
+        assert!(said.contains(says) && said.contains("or leave it out"), "{said}");
         assert!(said.len() <= MAX_REASON_BYTES);
     }
 }
