@@ -5,6 +5,9 @@
 
 #![allow(clippy::disallowed_methods)] // A seed may be given.
 
+mod seeded;
+
+use seeded::{Random, seeds};
 use selvedge_paxos::{
     Ballot, Consensus, Event, GroupConfig, Limits, Message, PaxosEffects, Record, Recovered, Role, Slot,
     Value,
@@ -12,23 +15,6 @@ use selvedge_paxos::{
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::{BTreeMap, VecDeque};
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11
-    }
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-    fn chance(&mut self, per_mille: u64) -> bool {
-        self.below(1000) < per_mille
-    }
-}
 
 /// A replica's process, disk and host.
 struct Node {
@@ -85,10 +71,7 @@ fn limits(small: bool) -> Limits {
 
 impl World {
     fn new(seed: u64, count: usize) -> Self {
-        let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-        for _ in 0..4 {
-            random.next();
-        }
+        let mut random = Random::new(seed);
         let loss = [0, 20, 100, 250][random.below(4) as usize];
         let storm = [1, 1, 4, 10][random.below(4) as usize];
         let damage = random.chance(300);
@@ -528,12 +511,6 @@ impl World {
         }
         panic!("seed {}: did not heal", self.seed);
     }
-}
-
-fn seeds(usual: std::ops::Range<u64>) -> std::ops::Range<u64> {
-    let Ok(text) = std::env::var("SELVEDGE_SEEDS") else { return usual };
-    let (from, to) = text.split_once("..").expect("SELVEDGE_SEEDS is FROM..TO");
-    from.parse().expect("a number")..to.parse().expect("a number")
 }
 
 fn run(count: usize, usual: std::ops::Range<u64>) {

@@ -59,6 +59,7 @@ mod links;
 mod net;
 mod pipe;
 mod plan;
+#[path = "../../paxos/tests/seeded/mod.rs"]
 mod random;
 mod search;
 mod wire;

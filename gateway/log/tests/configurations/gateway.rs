@@ -1,7 +1,8 @@
 //! A simulated gateway: a disk, and a process with one replica of the shard, its log and its stores. Each piece of work
 //! of the log and the stores takes simulated time.
 
-use crate::world::{GATEWAYS, Random};
+use crate::seeded::Random;
+use crate::world::GATEWAYS;
 use selvedge_fabric::machine::{CountingRules, Item, Machine, Origin, PublishItem, Reading, Submission};
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_fabric::replica::{Encoding, Replica, StoreWork};

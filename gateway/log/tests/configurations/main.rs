@@ -15,16 +15,13 @@
 #![allow(clippy::disallowed_methods)] // A seed may be given.
 
 mod gateway;
+#[path = "../../../paxos/tests/seeded/mod.rs"]
+mod seeded;
 mod world;
 
+use seeded::seeds;
 use selvedge_types::canary::{self, Canary};
 use world::World;
-
-fn seeds(usual: std::ops::Range<u64>) -> std::ops::Range<u64> {
-    let Ok(text) = std::env::var("SELVEDGE_SEEDS") else { return usual };
-    let (from, to) = text.split_once("..").expect("SELVEDGE_SEEDS is FROM..TO");
-    from.parse().expect("a number")..to.parse().expect("a number")
-}
 
 fn run(seed: u64) -> World {
     let mut world = World::new(seed);

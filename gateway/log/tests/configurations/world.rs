@@ -2,6 +2,7 @@
 //! moves replicas.
 
 use crate::gateway::{Gateway, Process, SHARD, WALL, ring};
+use crate::seeded::Random;
 use selvedge_fabric::configuration::{Configuration, Stop};
 use selvedge_fabric::machine::{BatchVerdict, Page, Query};
 use selvedge_fabric::peer::{ForwardAnswer, PeerMessage};
@@ -17,31 +18,6 @@ pub const GATEWAYS: usize = 6;
 const MAX_BATCHES: u64 = 600;
 /// How long the last configuration may take to heal.
 const HEALS_WITHIN_MS: u64 = 240_000;
-
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        let mut random = Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-        (0..4).for_each(|_| _ = random.next());
-        random
-    }
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11
-    }
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-    pub fn chance(&mut self, per_mille: u64) -> bool {
-        self.below(1000) < per_mille
-    }
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len() as u64) as usize]
-    }
-}
 
 /// Counts of a run, which show that it exercised what it should.
 #[derive(Debug, Default)]

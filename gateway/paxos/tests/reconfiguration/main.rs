@@ -11,18 +11,15 @@
 
 mod checks;
 mod host;
+#[path = "../seeded/mod.rs"]
+mod seeded;
 #[path = "../stop/mod.rs"]
 mod stop;
 mod world;
 
+use seeded::seeds;
 use selvedge_types::canary::{self, Canary};
 use world::World;
-
-fn seeds(usual: std::ops::Range<u64>) -> std::ops::Range<u64> {
-    let Ok(text) = std::env::var("SELVEDGE_SEEDS") else { return usual };
-    let (from, to) = text.split_once("..").expect("SELVEDGE_SEEDS is FROM..TO");
-    from.parse().expect("a number")..to.parse().expect("a number")
-}
 
 fn run(seed: u64) -> World {
     let mut world = World::new(seed);

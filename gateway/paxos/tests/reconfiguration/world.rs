@@ -2,6 +2,7 @@
 
 use crate::checks::{Checks, Place};
 use crate::host::{Host, Wire, Write};
+use crate::seeded::Random;
 use crate::stop::{self, Cast};
 use selvedge_paxos::{Consensus, Event, Limits, PaxosEffects, Record, Role, Slot, Value};
 use selvedge_types::ids::GatewayId;
@@ -10,28 +11,6 @@ use std::collections::BTreeMap;
 const GATEWAYS: usize = 6;
 /// How many values one message of help carries.
 const HELP_VALUES: Slot = 8;
-
-pub struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        let mut random = Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-        (0..4).for_each(|_| _ = random.next());
-        random
-    }
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 11
-    }
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-    fn chance(&mut self, per_mille: u64) -> bool {
-        self.below(1000) < per_mille
-    }
-}
 
 pub struct World {
     seed: u64,

@@ -1,4 +1,6 @@
-//! Random numbers from a seed.
+//! Random runs that a seed reproduces: the generator, and which seeds to run.
+
+#![allow(dead_code)] // Each test uses its part.
 
 /// A small generator (xorshift64*).
 #[derive(Debug, Clone)]
@@ -29,4 +31,11 @@ impl Random {
     pub fn pick<T: Copy>(&mut self, list: &[T]) -> T {
         list[self.below(list.len() as u64) as usize]
     }
+}
+
+/// The usual seeds, or those of `SELVEDGE_SEEDS=FROM..TO`.
+pub fn seeds(usual: std::ops::Range<u64>) -> std::ops::Range<u64> {
+    let Ok(text) = std::env::var("SELVEDGE_SEEDS") else { return usual };
+    let (from, to) = text.split_once("..").expect("SELVEDGE_SEEDS is FROM..TO");
+    from.parse().expect("a number")..to.parse().expect("a number")
 }
