@@ -30,6 +30,7 @@ use selvedge_log::{BatchStore, RealDisk, SnapshotStore};
 use selvedge_types::ids::ShardId;
 use serde_json::Value;
 use site::{Plan, Running, until};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -154,9 +155,41 @@ fn record(plan: &Plan) -> (Vec<Vec<Event>>, Vec<Sent>) {
             data.concerns(&e.act)
                 || matches!(&e.act, Act::SyncBegins(_, p) | Act::SyncEnds(_, p) if p == root)
         };
-        reader.events.into_iter().filter(within).collect()
+        let events: Vec<Event> = reader.events.into_iter().filter(within).collect();
+        assert_reproduces(plan, i, &events);
+        events
     };
     (readers.into_iter().enumerate().map(own).collect(), sent)
+}
+
+/// Every file that a gateway left must follow from what was recorded, or images would not be what a disk can hold.
+fn assert_reproduces(plan: &Plan, gateway: usize, events: &[Event]) {
+    let mut disk = Disk::new(plan.path().to_str().unwrap());
+    events.iter().for_each(|e| disk.act(&e.act));
+    let image = tempfile::tempdir().unwrap();
+    disk.image(Crash::Kept, image.path());
+    let name = format!("data-{gateway}");
+    let (real, image) = (files(&plan.path().join(&name)), files(&image.path().join(&name)));
+    assert_eq!(real.keys().collect::<Vec<_>>(), image.keys().collect::<Vec<_>>(), "the files of {name}");
+    for (path, bytes) in real {
+        assert!(image[&path] == bytes, "{name}/{}: other bytes than recorded", path.display());
+    }
+}
+
+/// All files below a folder, with their bytes.
+fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(within) = folders.pop() {
+        for entry in std::fs::read_dir(folder.join(&within)).unwrap().map(Result::unwrap) {
+            let path = within.join(entry.file_name());
+            match entry.file_type().unwrap().is_dir() {
+                true => folders.push(path),
+                false => drop(found.insert(path, std::fs::read(entry.path()).unwrap())),
+            }
+        }
+    }
+    found
 }
 
 /// Each batch that the newest snapshot of a shard lists must be there as it was cut: no other gateway may have it.

@@ -2,6 +2,7 @@
 //! a call of another thread came in between.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 /// The calls that are recorded; those with a question mark do not exist on every machine.
 pub const CALLS: &str = "openat,?open,?creat,write,writev,pwrite64,pwritev,pwritev2,fsync,fdatasync,sync_file_range,\
@@ -39,14 +40,16 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Reads the trace of one process.
+    /// Reads the trace of one process, which was killed, before anything else touches its files: a call that was under
+    /// way when it was killed may have taken effect, which only the files tell.
     ///
     /// # Panics
     /// At a line that it does not understand, because otherwise it could overlook a write.
     pub fn read(&mut self, trace: &str) {
         // The offset of the next write(2), by descriptor; and calls that have begun, by thread.
         let mut offsets: HashMap<u64, u64> = HashMap::new();
-        let mut begun: HashMap<&str, (String, Option<usize>)> = HashMap::new();
+        let mut begun: HashMap<&str, (f64, String, Option<usize>)> = HashMap::new();
+        let mut killed: Vec<(f64, String)> = Vec::new();
         for line in trace.lines() {
             let Some((thread, rest)) = line.split_once(' ') else { continue };
             let Some((time, call)) = rest.trim_start().split_once(' ') else { continue };
@@ -56,20 +59,34 @@ impl Reader {
             }
             if let Some(call) = call.strip_suffix(" <unfinished ...>") {
                 let sync = self.begin(time, call);
-                begun.insert(thread, (call.to_string(), sync));
+                begun.insert(thread, (time, call.to_string(), sync));
                 continue;
             }
             let (call, sync) = match call.strip_prefix("<... ").and_then(|c| c.split_once(" resumed>")) {
                 Some((_, rest)) => {
-                    let (call, sync) = begun.remove(thread).unwrap_or_default();
+                    let (_, call, sync) = begun.remove(thread).unwrap_or_default();
                     (call + rest, sync)
                 }
                 None => (call.to_string(), self.begin(time, call)),
             };
-            let Some((call, result)) = call.rsplit_once(" = ") else { continue }; // killed within the call
-            if !result.starts_with("-1") && !result.starts_with('?') {
-                self.end(time, call.trim_end(), result, sync, &mut offsets);
+            match call.rsplit_once(" = ") {
+                Some((_, result)) if result.starts_with("-1") => {}
+                Some((call, result)) if !result.starts_with('?') => {
+                    self.end(time, call.trim_end(), result, sync, &mut offsets);
+                }
+                unfinished => {
+                    killed.push((time, unfinished.map_or(call.as_str(), |(call, _)| call).to_string()))
+                }
             }
+        }
+        killed.extend(begun.into_values().map(|(time, call, _)| (time, call)));
+        killed.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+        for (time, call) in killed {
+            let known = self.events.len();
+            let call = format!("{})", call.trim_end().trim_end_matches(')'));
+            self.end(time, &call, "?", None, &mut offsets);
+            let acts = self.events.split_off(known).into_iter();
+            self.events.extend(acts.filter_map(|e| Some(Event { act: effect(e.act)?, ..e })));
         }
     }
 
@@ -141,6 +158,27 @@ impl Reader {
     }
 }
 
+/// What an act that was cut short did, as its file shows.
+fn effect(act: Act) -> Option<Act> {
+    let length = |path: &str| std::fs::metadata(path).ok().map(|found| found.len());
+    match act {
+        Act::Write(path, at, bytes) => {
+            let found = std::fs::read(&path).ok()?;
+            let end = found.len().min(at as usize + bytes.len());
+            Some(Act::Write(path, at, found.get(at as usize..end)?.to_vec()))
+        }
+        Act::Create(path) => Path::new(&path).exists().then_some(Act::Create(path)),
+        Act::Folder(path) => Path::new(&path).exists().then_some(Act::Folder(path)),
+        Act::Length(path, to) => (length(&path) == Some(to)).then_some(Act::Length(path, to)),
+        Act::Grow(path, to) => (length(&path) >= Some(to)).then_some(Act::Grow(path, to)),
+        Act::Rename(from, to) => {
+            (!Path::new(&from).exists() && Path::new(&to).exists()).then_some(Act::Rename(from, to))
+        }
+        Act::Remove(path) => (!Path::new(&path).exists()).then_some(Act::Remove(path)),
+        Act::SyncBegins(..) | Act::SyncEnds(..) => None,
+    }
+}
+
 /// The number and the path of `13<\x2f...>`.
 fn described(fd: &str) -> (u64, String) {
     let (number, path) = fd.split_once('<').unwrap_or((fd, ""));
@@ -200,5 +238,32 @@ mod tests {
                 Act::SyncBegins(3, b),
             ]
         );
+    }
+
+    #[test]
+    fn what_a_killed_call_did_is_read_from_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+        let hex = |name: &str| path(name).bytes().map(|b| format!("\\x{b:02x}")).collect::<String>();
+        std::fs::write(path("written"), [1, 2, 3]).unwrap();
+        std::fs::write(path("new"), []).unwrap();
+        let mut reader = Reader::default();
+        reader.read(&format!(
+            "1 1.1 pwrite64(3<{written}>, \"\\x02\\x03\\x04\", 3, 1 <unfinished ...>\n\
+             2 1.2 pwrite64(3<{written}>, \"\\x09\", 1, 9) = ?\n\
+             3 1.3 renameat(AT_FDCWD<\\x2f>, \"{old}\", AT_FDCWD<\\x2f>, \"{new}\" <unfinished ...>\n\
+             4 1.4 unlink(\"{written}\" <unfinished ...>\n\
+             5 1.5 fsync(3<{written}> <unfinished ...>\n\
+             3 1.6 <... renameat resumed>) = ?\n\
+             1 1.7 +++ killed by SIGKILL +++\n",
+            written = hex("written"),
+            old = hex("old"),
+            new = hex("new"),
+        ));
+        let acts: Vec<Act> = reader.events.into_iter().map(|e| e.act).collect();
+        assert_eq!(acts.len(), 3, "{acts:?}");
+        assert!(acts.contains(&Act::SyncBegins(1, path("written"))));
+        assert!(acts.contains(&Act::Write(path("written"), 1, vec![2, 3])), "as much as was written");
+        assert!(acts.contains(&Act::Rename(path("old"), path("new"))));
     }
 }
