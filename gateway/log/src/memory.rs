@@ -118,6 +118,8 @@ struct State {
     names: BTreeMap<String, u64>,
     durable_names: BTreeMap<String, u64>,
     pending: Vec<NameChange>,
+    /// Whether there may be files to which no name leads, now or after a crash.
+    has_nameless: bool,
     folders: BTreeSet<String>,
     locks: BTreeSet<String>,
     faults: Faults,
@@ -170,7 +172,13 @@ impl State {
         let live: BTreeSet<u64> =
             self.names.values().chain(self.durable_names.values()).copied().chain(pending).collect();
         let open = &self.open;
-        self.files.retain(|file, _| live.contains(file) || open.contains_key(file));
+        let mut has_nameless = false;
+        self.files.retain(|file, _| {
+            let named = live.contains(file);
+            has_nameless |= !named && open.contains_key(file);
+            named || open.contains_key(file)
+        });
+        self.has_nameless = has_nameless;
     }
 }
 
@@ -202,6 +210,7 @@ impl MemoryDisk {
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
             pending: Vec::new(),
+            has_nameless: false,
             folders: BTreeSet::new(),
             locks: BTreeSet::new(),
             faults: Faults::default(),
@@ -286,6 +295,7 @@ impl MemoryDisk {
             new.names = state.names.clone();
             new.durable_names = state.durable_names.clone();
             new.pending = state.pending.clone();
+            new.has_nameless = true; // those that the old process had open
             new.folders = state.folders.clone();
         }
         state.faults.power_off_after = Some(0);
@@ -359,6 +369,7 @@ impl Disk for MemoryDisk {
         state.next_file += 1;
         state.files.insert(file, Content::default());
         state.faults.unreadable.retain(|(name, _)| *name != path);
+        state.has_nameless |= state.names.contains_key(&path);
         let change = NameChange::Put(path, file);
         change.apply(&mut state.names);
         state.pending.push(change);
@@ -484,7 +495,9 @@ impl Drop for MemoryFile {
             Some(times) if *times > 1 => *times -= 1,
             _ => {
                 state.open.remove(&self.file);
-                state.sweep();
+                if state.has_nameless {
+                    state.sweep();
+                }
             }
         }
     }

@@ -418,7 +418,7 @@ impl World {
         for (id, place) in &self.places {
             let live = place.live.as_ref().expect("it is up");
             for (shard, replica) in &live.replicas {
-                self.state.check(*id, *shard, replica.core());
+                self.state.check(*id, live.origin.start, *shard, replica.core());
             }
             invariants::contents::check(live);
             let most = super::gateway::MAX_SEGMENTS + live.replicas.len() as u64 + 4;
@@ -1102,7 +1102,7 @@ impl World {
             self.kept.check(id, *shard, core);
             self.lost.check(*shard, core, &self.places);
             if digest {
-                self.state.check(id, *shard, core);
+                self.state.check(id, start, *shard, core);
             }
             if core.serves() && self.leaders.insert(*shard, id) != Some(id) {
                 self.tally.elections += 1;
