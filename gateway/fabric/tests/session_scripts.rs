@@ -578,5 +578,6 @@ fn became(outcome: &ItemOutcome) -> String {
         }
         ItemOutcome::WillDue(will) => format!("the will of epoch {} is due", will.epoch),
         ItemOutcome::Retired { .. } => panic!("sessions do not retire streams"),
+        ItemOutcome::Directory(_) => panic!("sessions send nothing to the directory"),
     }
 }

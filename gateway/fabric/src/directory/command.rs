@@ -1,57 +1,24 @@
-//! The directory group's commands, and the proposal that carries them in a slot.
+//! The directory group's commands, as they come in batches.
 
 use super::configuration::ShardConfiguration;
 use super::gateway::{GatewayAddresses, GatewayKey};
+use super::genesis::Genesis;
 use super::invitation::{Admission, TokenHash};
 use bincode::{Decode, Encode};
-use selvedge_types::frame::{self, FrameError};
 use selvedge_types::ids::{GatewayId, ShardId};
-use selvedge_types::time::ElapsedMs;
-
-/// Format version of [`DirectoryProposal`] frames.
-pub const DIRECTORY_PROPOSAL_VERSION: u8 = 1;
 
 /// The idempotency key of an operator's request. The client draws it, and sends the same key when it repeats the
 /// request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub struct RequestKey(pub [u8; 16]);
 
-/// The value of one slot: commands, and the time at which they apply.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
-pub struct DirectoryProposal {
-    /// The elapsed time that the leaders of the directory group have counted on their monotonic clocks. An honest
-    /// leader never proposes less than in a lower slot; if one does, the greater time stays.
-    pub elapsed: ElapsedMs,
-    /// Applied in this order. A command that an operator requested carries the request's key.
-    pub commands: Vec<(Option<RequestKey>, DirectoryCommand)>,
-}
-
-impl DirectoryProposal {
-    /// A proposal of one command that no operator requested.
-    pub fn of(elapsed: ElapsedMs, command: DirectoryCommand) -> Self {
-        Self { elapsed, commands: vec![(None, command)] }
-    }
-
-    /// Encodes the proposal as a frame of [`DIRECTORY_PROPOSAL_VERSION`].
-    pub fn encode(&self) -> Vec<u8> {
-        frame::encode(DIRECTORY_PROPOSAL_VERSION, self)
-    }
-
-    /// Decodes a slot's value. An empty value, with which a new leader may open its ballot, holds no command.
-    ///
-    /// # Errors
-    /// When the frame is damaged or of another version.
-    pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
-        if bytes.is_empty() {
-            return Ok(Self::default());
-        }
-        frame::decode("directory proposal", DIRECTORY_PROPOSAL_VERSION, bytes)
-    }
-}
-
-/// The format version of a slot's value, if this release does not know it.
-pub fn unknown_directory_version(value: &[u8]) -> Option<u8> {
-    value.first().copied().filter(|version| *version != DIRECTORY_PROPOSAL_VERSION)
+/// An item of a batch for the directory group.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum DirectoryItem {
+    /// Begins the directory of a new site. The first one chosen stays; later ones change nothing.
+    Begin(Genesis),
+    /// A command, with the request's key if an operator caused it.
+    Command(Option<RequestKey>, DirectoryCommand),
 }
 
 /// A change to the directory. New variants go last, since the encoding numbers them.
@@ -111,7 +78,7 @@ pub enum DirectoryCommand {
     SetRate { bytes_per_s: u64 },
     /// Allows the formats of this level. Every gateway must understand it already.
     Upgrade { level: u32 },
-    /// Changes nothing itself: its proposal only advances the elapsed time.
+    /// Changes nothing itself: it only brings the directory's elapsed time up to its slot's.
     Elapsed,
 }
 

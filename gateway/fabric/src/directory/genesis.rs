@@ -6,12 +6,13 @@ use super::gateway::{FIRST_LEVEL, GatewayAddresses, GatewayRecord, GatewayRole, 
 use super::placement::{Placement, directory_voters};
 use super::{DIRECTORY_GROUP, FIRST_CONFIGURATION};
 use crate::ring::{Member, Ring, RingError};
+use bincode::{Decode, Encode};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::ElapsedMs;
 use std::collections::BTreeMap;
 
 /// The settings from which a directory begins. Every gateway of the site must have the same.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Genesis {
     pub shards: u16,
     /// Wanted replicas per shard.
@@ -21,7 +22,7 @@ pub struct Genesis {
 }
 
 /// A gateway in the settings of a new site.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct FirstGateway {
     pub id: GatewayId,
     pub weight: u32,

@@ -1,8 +1,9 @@
 //! The directory: the gateways of a site, their roles and states, and the moves of replicas between them.
 //!
-//! The directory is the state of one more Paxos group, the directory group ([`DIRECTORY_GROUP`]). Its planner
-//! ([`plan()`]) brings the shards' replicas to where that state wants them. Nothing here does IO: the caller applies
-//! chosen commands in slot order, and passes what it observes of the site to the planner.
+//! The directory is the state of one more Paxos group, the directory group ([`DIRECTORY_GROUP`]): a table of that group's
+//! machine ([`crate::machine`]), which applies the items that gateways forward to it. Every gateway has a replica of the
+//! group, and so a copy of the directory. Its planner ([`plan()`]) brings the shards' replicas to where that state wants
+//! them.
 //!
 //! # The directory proposes, the shard decides
 //! A shard's membership is its own last chosen configuration. It changes by a stop entry in the shard's log, which
@@ -29,8 +30,8 @@
 //! as a new gateway.
 //!
 //! # Genesis
-//! Slot 0 follows from the site's settings ([`Genesis`]): all their gateways, active, and for each shard the ring's
-//! placement as configuration 1. It needs no agreement, because every gateway computes the same bytes. Keys and
+//! The first state follows from the site's settings ([`Genesis`]): all their gateways, active, and for each shard the
+//! ring's placement as configuration 1. Each gateway proposes it until one is chosen ([`DirectoryItem::Begin`]). Keys and
 //! incarnations follow with the gateways' first announcements.
 //!
 //! # Requests
@@ -38,8 +39,8 @@
 //! of the first one, whatever the state is by then. The same key with another command is refused.
 //!
 //! # Invariants
-//! - Invariant: slots are applied in order, each once; the same proposals give the same snapshot bytes, whether or not
-//!   a replica was restored from a snapshot in between.
+//! - Invariant: the same commands in the same slots give the same snapshot bytes, whether or not a replica was restored
+//!   from a snapshot in between.
 //! - Invariant: no number is given to a second gateway, and no key or data folder is admitted twice as long as the
 //!   tombstone is kept.
 //! - Invariant: a gateway that is gone stays gone.
@@ -86,10 +87,7 @@ mod relocation;
 mod requests;
 mod snapshot;
 
-pub use command::{
-    Announcement, DIRECTORY_PROPOSAL_VERSION, DirectoryCommand, DirectoryProposal, JoinRequest, RequestKey,
-    UnsoundReplica, unknown_directory_version,
-};
+pub use command::{Announcement, DirectoryCommand, DirectoryItem, JoinRequest, RequestKey, UnsoundReplica};
 pub use configuration::ShardConfiguration;
 pub use gateway::{
     FIRST_LEVEL, GatewayAddresses, GatewayKey, GatewayRecord, GatewayRole, GatewayState, MAX_ADDRESS_BYTES,
@@ -130,18 +128,6 @@ pub const FIRST_CONFIGURATION: u32 = 1;
 
 /// A group, displayed as `the directory` or `shard s7`.
 struct Group(ShardId);
-
-/// Why a replica of the directory must stop: if it skipped this slot, its state would diverge from the other replicas'.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DirectoryHalt {
-    #[error(
-        "directory: slot {found} can't be applied, because slot {expected} is next; restore the directory from a snapshot"
-    )]
-    Slot { expected: u64, found: u64 },
-    /// The chosen value is damaged, or a newer release wrote it.
-    #[error("directory: the value chosen in slot {slot} can't be read: {why}")]
-    Undecodable { slot: u64, why: String },
-}
 
 /// The result of one command, before a refusal becomes a [`DirectoryOutcome`].
 type DirectoryResult = Result<DirectoryOutcome, DirectoryRefusal>;
@@ -197,32 +183,33 @@ impl Directory {
         Self { state, placement, is_stale: false }
     }
 
-    /// Applies the value of slot `slot`, an encoded [`DirectoryProposal`]. Returns the outcomes of its commands, in
-    /// their order.
-    ///
-    /// # Errors
-    /// [`DirectoryHalt`] when this directory can't go on. It is unchanged, and the caller must drop it.
-    pub fn apply(&mut self, slot: u64, value: &[u8]) -> Result<Vec<DirectoryOutcome>, DirectoryHalt> {
-        let expected = self.state.slot.saturating_add(1).min(MAX_COUNT);
-        if slot != expected {
-            return Err(DirectoryHalt::Slot { expected, found: slot });
-        }
-        let proposal = DirectoryProposal::decode(value)
-            .map_err(|e| DirectoryHalt::Undecodable { slot, why: e.to_string() })?;
-        self.state.slot = slot;
-        // Elapsed time never decreases, and the cap leaves room for deadlines after it.
-        self.state.elapsed = self.state.elapsed.max(proposal.elapsed).min(ElapsedMs(MAX_COUNT));
-        self.state.invitations.expire(self.state.elapsed);
-        let outcomes = proposal.commands.iter().map(|(request, command)| match request {
-            Some(key) => self.requested(*key, command),
+    /// Applies a command that was chosen in `slot`. `elapsed` is the elapsed time of that slot's proposal, and `request`
+    /// the key of the operator's request that caused the command.
+    pub fn apply(
+        &mut self,
+        slot: u64,
+        elapsed: ElapsedMs,
+        request: Option<RequestKey>,
+        command: &DirectoryCommand,
+    ) -> DirectoryOutcome {
+        self.advance(slot, elapsed);
+        let outcome = match request {
+            Some(key) => self.requested(key, command),
             None => self.command(command),
-        });
-        let outcomes = outcomes.collect();
+        };
         if std::mem::take(&mut self.is_stale) {
             self.placement =
                 Placement::of(self.state.shards, usize::from(self.state.replicas), &self.state.gateways);
         }
-        Ok(outcomes)
+        outcome
+    }
+
+    /// Time has passed up to `elapsed` in `slot`: invitations expire.
+    pub fn advance(&mut self, slot: u64, elapsed: ElapsedMs) {
+        self.state.slot = self.state.slot.max(slot).min(MAX_COUNT);
+        // Elapsed time never decreases, and the cap leaves room for deadlines after it.
+        self.state.elapsed = self.state.elapsed.max(elapsed).min(ElapsedMs(MAX_COUNT));
+        self.state.invitations.expire(self.state.elapsed);
     }
 
     fn requested(&mut self, key: RequestKey, command: &DirectoryCommand) -> DirectoryOutcome {
@@ -264,17 +251,17 @@ impl Directory {
         result.unwrap_or_else(DirectoryOutcome::Refused)
     }
 
-    /// The last applied slot; 0 at genesis.
+    /// The last slot with a command; 0 at genesis.
     pub fn slot(&self) -> u64 {
         self.state.slot
     }
 
-    /// The greatest elapsed time of all applied proposals.
+    /// The elapsed time of that slot.
     pub fn elapsed(&self) -> ElapsedMs {
         self.state.elapsed
     }
 
-    /// When the next invitation expires. The leader should propose [`DirectoryCommand::Elapsed`] then.
+    /// When the next invitation expires.
     pub fn next_due(&self) -> Option<ElapsedMs> {
         self.state.invitations.next_due()
     }

@@ -2,6 +2,7 @@
 
 use super::rules::CountingRules;
 use crate::configuration::{STOP_MARK, STOP_VERSION};
+use crate::directory::DirectoryItem;
 use bincode::{BorrowDecode, Decode, Encode};
 use selvedge_types::frame::{self, FrameError};
 use selvedge_types::ids::GatewayId;
@@ -192,6 +193,8 @@ pub enum Item {
     /// An operator admits a ledger (in every shard). From this slot on, only its confirmations trim the
     /// outbox, and the uplink sends it every batch that is still kept.
     AdmitLedger { ledger: LedgerId },
+    /// Something for the directory (in the directory group).
+    Directory(Box<DirectoryItem>),
 }
 
 impl Item {

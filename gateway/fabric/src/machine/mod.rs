@@ -25,7 +25,7 @@
 //! # Tables
 //! The machine itself keeps only its clocks, the rules in force and the numbers (with the last verdicts) of
 //! each gateway's batches. All other state is in tables (`table`), one for each kind: counting, packet ids,
-//! quarantine, sessions. A table applies its own items, ticks, reports when it is due next, and writes and
+//! quarantine, sessions, and in the directory group's machine the directory. A table applies its own items, ticks, reports when it is due next, and writes and
 //! reads its part of a snapshot. Tables do not know each other: a step that needs two of them is written out
 //! in [`Machine::apply`] and the functions that it calls.
 //!
@@ -56,6 +56,7 @@ mod applied;
 mod clocks;
 mod command;
 mod counting;
+mod directory;
 mod fullness;
 mod gather;
 mod judged;
@@ -97,8 +98,10 @@ pub use trust::{BELIEVED_AFTER_MS, MAX_LEAD_MS};
 pub use verdicts::MAX_INFLIGHT_BATCHES;
 
 use crate::configuration::{Configuration, FIRST_CONFIGURATION, Stop};
+use crate::directory::{DIRECTORY_GROUP, Directory};
 use clocks::Clocks;
 use counting::Named;
+use directory::DirectoryTable;
 use packet_ids::KnownPublish;
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -161,7 +164,10 @@ impl Machine {
             rules: Arc::default(),
             origins: BTreeMap::new(),
             verdicts: Verdicts::default(),
-            tables: Tables::default(),
+            tables: Tables {
+                directory: (shard == DIRECTORY_GROUP).then(DirectoryTable::default),
+                ..Tables::default()
+            },
         }
     }
 
@@ -230,7 +236,7 @@ impl Machine {
                 self.verdicts.note(*origin, *n, self.slot, &verdict);
                 applied.verdicts.push((*origin, *n, verdict));
             }
-            Command::Tick => self.tables.list_mut().into_iter().for_each(|table| table.tick(&at, applied)),
+            Command::Tick => self.tables.list_mut().for_each(|table| table.tick(&at, applied)),
             Command::Confirmed { ledger, cursor } => counting.outbox.confirmed(*ledger, *cursor),
             Command::Lost { origin } => sessions.lost(*origin, &at),
             Command::Upgrade { level } => self.level = self.level.max(*level),
@@ -300,6 +306,7 @@ impl Machine {
                 | ItemOutcome::Connected(_)
                 | ItemOutcome::Subscribed { .. }
                 | ItemOutcome::Retired { .. }
+                | ItemOutcome::Directory(_)
                 | ItemOutcome::WillDue(_) => {}
             }
             outcomes.push(outcome);
@@ -330,9 +337,11 @@ impl Machine {
             Item::ResendCounted(source) if sessions.is_replaced(&source.client, source.epoch) => {
                 ItemOutcome::Stale
             }
+            Item::Directory(_) if self.shard != DIRECTORY_GROUP => {
+                ItemOutcome::Refused("only the directory group takes it".to_string())
+            }
             item => {
-                let outcome =
-                    self.tables.list_mut().into_iter().find_map(|table| table.apply(item, at, applied));
+                let outcome = self.tables.list_mut().find_map(|table| table.apply(item, at, applied));
                 debug_assert!(outcome.is_some(), "no table takes {item:?}");
                 outcome.unwrap_or_else(|| ItemOutcome::Refused("no table takes it".to_string()))
             }
@@ -396,7 +405,7 @@ impl Machine {
     /// as things stand. Cheap: readings postpone deadlines without touching their order, and an outdated
     /// entry is corrected only when it comes first.
     pub fn next_tick_due(&mut self) -> Option<ElapsedMs> {
-        self.tables.list_mut().into_iter().filter_map(|table| table.next_due(&self.rules)).min()
+        self.tables.list_mut().filter_map(|table| table.next_due(&self.rules)).min()
     }
 
     /// The shard whose commands this machine applies.
@@ -412,6 +421,11 @@ impl Machine {
     /// The number of the present configuration, [`FIRST_CONFIGURATION`] until a stop is applied.
     pub fn configuration_number(&self) -> u32 {
         self.configuration.as_ref().map_or(FIRST_CONFIGURATION, |c| c.number)
+    }
+
+    /// The directory, if this is the directory group's machine and it is begun.
+    pub fn directory(&self) -> Option<&Arc<Directory>> {
+        self.tables.directory.as_ref()?.0.as_ref()
     }
 
     /// The last slot that was applied; 0 before the first.

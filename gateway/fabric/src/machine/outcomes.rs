@@ -2,6 +2,7 @@
 
 use super::command::DueWill;
 use super::judged::Judged;
+use crate::directory::DirectoryOutcome;
 use bincode::{Decode, Encode};
 
 /// The outcome of one [`Item`](super::Item).
@@ -34,6 +35,8 @@ pub enum ItemOutcome {
     /// The outcome of [`Item::Disconnect`](super::Item::Disconnect) if a will is due at once. The gateway
     /// publishes it and then sends [`Item::WillDone`](super::Item::WillDone).
     WillDue(Box<DueWill>),
+    /// The outcome of a command for the directory.
+    Directory(Box<DirectoryOutcome>),
 }
 
 /// The state of a session at the start of a new connection.

@@ -48,7 +48,8 @@ impl Verdicts {
             | ItemOutcome::Connected(_)
             | ItemOutcome::Subscribed { .. }
             | ItemOutcome::Retired { .. }
-            | ItemOutcome::WillDue(_) => false,
+            | ItemOutcome::WillDue(_)
+            | ItemOutcome::Directory(_) => false,
         };
         let told = match verdict {
             BatchVerdict::Applied(outcomes) => !outcomes.others().iter().all(plain),

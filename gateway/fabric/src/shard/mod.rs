@@ -44,6 +44,7 @@ pub use recover::{
 
 use crate::configuration::{self, Configuration, ReconfigureRefused, Stop};
 
+use crate::directory::Directory;
 use crate::link::MAX_START;
 use crate::machine::{
     BatchVerdict, Counters, CountingRules, CutBatch, DueWill, Halt, Machine, Origin, Proposal, Scan,
@@ -241,6 +242,8 @@ pub struct ShardEffects {
     /// The later configuration that has begun here, if one has. If this gateway is neither a member of it nor a
     /// learner, its replica is retired: it keeps its state and answers until the host drops it.
     pub configured: Option<Configuration>,
+    /// The directory as applied here, when it changed. Only the directory group's replicas have one.
+    pub directory: Option<Arc<Directory>>,
     /// The directory's orders that this replica refused to propose: the order's slot in the directory, and the reason.
     pub refused: Vec<(Slot, ReconfigureRefused)>,
 }
@@ -408,6 +411,8 @@ pub struct ShardCore {
     reads: ReadQueue,
     receiving: Option<Receiving>,
     uplink: UplinkView,
+    /// The directory as it was last told to the host.
+    directory: Option<Arc<Directory>>,
     hand_back: HandBack,
     absent: Absent,
     out: ShardEffects,
@@ -477,6 +482,7 @@ impl ShardCore {
             reads: ReadQueue::default(),
             receiving: None,
             uplink: UplinkView::default(),
+            directory: None,
             out,
         })
     }
@@ -578,6 +584,7 @@ impl ShardCore {
         self.publish_wills();
         self.snapshot_if_due();
         self.note_uplink();
+        self.note_directory();
         Ok(std::mem::take(&mut self.out))
     }
 
@@ -828,6 +835,14 @@ impl ShardCore {
             let slot = self.machine.slot();
             self.out.snapshot = Some((slot, SnapshotState::Lent(self.machine.clone())));
             (self.saving, self.snapshot_wanted, self.applied_since_snapshot_bytes) = (Some(slot), false, 0);
+        }
+    }
+
+    fn note_directory(&mut self) {
+        let Some(directory) = self.machine.directory() else { return };
+        if self.directory.as_ref().is_none_or(|known| !Arc::ptr_eq(known, directory)) {
+            self.directory = Some(directory.clone());
+            self.out.directory = Some(directory.clone());
         }
     }
 

@@ -1,9 +1,9 @@
 //! Golden bytes of what the directory stores and sends: every later release must read them.
 
 use crate::site::*;
+use bincode::config::standard;
 use selvedge_fabric::directory::*;
 use selvedge_types::ids::{GatewayId, ShardId};
-use selvedge_types::time::ElapsedMs;
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
@@ -73,15 +73,17 @@ pub fn every_command() -> Vec<DirectoryCommand> {
 }
 
 #[test]
-fn a_proposal_has_these_bytes() {
-    assert_eq!(hex(&DirectoryProposal::default().encode()), "010000");
+fn items_have_these_bytes() {
     let commands = every_command().into_iter().zip(0..).map(|(command, n)| {
         let key = (n % 2 == 0).then_some(RequestKey([n; 16]));
-        (key, command)
+        DirectoryItem::Command(key, command)
     });
-    let proposal = DirectoryProposal { elapsed: ElapsedMs(1_000), commands: commands.collect() };
-    golden(&format!("proposal.v{DIRECTORY_PROPOSAL_VERSION}.hex"), &proposal.encode());
-    assert_eq!(DirectoryProposal::decode(&proposal.encode()).unwrap(), proposal);
+    let begin = DirectoryItem::Begin(genesis(4, 3, &[(1, 1), (2, 2), (5, 1)]));
+    let items: Vec<_> = [begin].into_iter().chain(commands).collect();
+    let bytes = bincode::encode_to_vec(&items, standard()).unwrap();
+    golden("items.hex", &bytes);
+    let decoded: (Vec<DirectoryItem>, usize) = bincode::decode_from_slice(&bytes, standard()).unwrap();
+    assert_eq!(decoded, (items, bytes.len()));
 }
 
 /// A site with an entry in every part of the directory's state.

@@ -172,22 +172,19 @@ fn run(seed: u64) -> (usize, usize) {
         let command = some_command(&mut random, &directory);
         let key = (random.u32(..4) == 0).then(|| RequestKey([random.u8(..40); 16]));
         let said = format!("seed {seed}, slot {slot}, {command:?}");
-        let bytes =
-            DirectoryProposal { elapsed: ElapsedMs(elapsed), commands: vec![(key, command)] }.encode();
         let mut untouched = directory.clone();
-        let outcomes = directory.apply(slot, &bytes).unwrap();
+        let outcome = directory.apply(slot, ElapsedMs(elapsed), key, &command);
         restored = Directory::restore(&restored.snapshot()).unwrap_or_else(|e| panic!("{e}: {said}"));
-        assert_eq!(restored.apply(slot, &bytes).as_ref(), Ok(&outcomes), "{said}");
+        assert_eq!(restored.apply(slot, ElapsedMs(elapsed), key, &command), outcome, "{said}");
         assert_eq!(restored.snapshot(), directory.snapshot(), "{said}");
         assert_eq!(restored.placement(), directory.placement(), "{said}");
         witnessed.check(&directory, &said);
-        match &outcomes[..] {
-            [DirectoryOutcome::Refused(why)] => {
+        match outcome {
+            DirectoryOutcome::Refused(why) => {
                 refused += 1;
                 assert!(why.to_string().len() < 400);
                 if key.is_none() {
-                    let nothing = DirectoryProposal::of(ElapsedMs(elapsed), DirectoryCommand::Elapsed);
-                    untouched.apply(slot, &nothing.encode()).unwrap();
+                    untouched.advance(slot, ElapsedMs(elapsed));
                     assert_eq!(untouched.snapshot(), directory.snapshot(), "refused, and changed: {said}");
                 }
             }

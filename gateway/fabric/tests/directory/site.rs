@@ -85,11 +85,7 @@ impl Site {
     }
 
     pub fn tell_as(&mut self, key: Option<RequestKey>, command: DirectoryCommand) -> DirectoryOutcome {
-        let elapsed = self.seen.elapsed;
-        let proposal = DirectoryProposal { elapsed, commands: vec![(key, command)] };
-        let mut outcomes = self.directory.apply(self.directory.slot() + 1, &proposal.encode()).unwrap();
-        assert_eq!(outcomes.len(), 1);
-        outcomes.remove(0)
+        self.directory.apply(self.directory.slot() + 1, self.seen.elapsed, key, &command)
     }
 
     /// Invites, joins and activates a new gateway.
