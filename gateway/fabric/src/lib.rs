@@ -24,6 +24,7 @@ pub mod shard;
 pub mod site_questions;
 pub mod site_state;
 pub mod skips;
+pub mod steward;
 pub mod unmapped;
 pub mod uplink;
 pub mod wills;

@@ -86,7 +86,7 @@ impl GatewayDescription {
     /// Whether a description from a peer keeps the bounds.
     pub fn is_sound(&self) -> bool {
         let text = |text: &str| selvedge_types::report::shown(text) == text;
-        self.replicas.len() <= usize::from(MAX_SHARDS)
+        self.replicas.len() <= usize::from(MAX_SHARDS) + 1 // the directory group's
             && text(&self.release)
             && self.trouble.as_deref().is_none_or(text)
     }

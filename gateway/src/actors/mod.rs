@@ -30,6 +30,7 @@
 pub mod clock;
 pub mod departures;
 mod describer;
+pub mod directory_copy;
 pub mod forwarder;
 pub mod fullness;
 pub mod http;

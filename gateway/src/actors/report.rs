@@ -1,6 +1,7 @@
 //! The state of the gateway as a whole: for operators, and as reports to the nodes.
 
 use crate::actors::clock::SiteClock;
+use crate::actors::directory_copy::DirectoryCopy;
 use crate::actors::fullness;
 use crate::actors::messages::shard::{GetStatus, ShardReport};
 use crate::actors::messages::switch::{Ask, AskTable, GetPeers};
@@ -29,6 +30,8 @@ pub struct Overview {
     pub ring: Arc<Ring>,
     pub front: Arc<Front>,
     pub clock: Arc<SiteClock>,
+    /// The directory as far as this gateway has applied it.
+    pub directory: Arc<DirectoryCopy>,
     /// For departures of connections and operators' orders.
     pub ways: Arc<Ways>,
     /// To the shards with a replica here.

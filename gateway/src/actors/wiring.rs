@@ -4,6 +4,7 @@
 use crate::actors::clock::SiteClock;
 use crate::actors::departures::{Bounds, DepartureDesk};
 use crate::actors::describer::Describer;
+use crate::actors::directory_copy::DirectoryCopy;
 use crate::actors::forwarder::{Forwarder, ForwarderWays};
 use crate::actors::http::{Api, access, browser, routes};
 use crate::actors::link::{self, LinkKey, LinkSettings};
@@ -187,6 +188,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
 
     let clock = Arc::new(SiteClock::new(me, peers.keys().copied()));
     let room = Arc::new(SiteRoom::new(me));
+    let directory = Arc::new(DirectoryCopy::default());
     let ways = Arc::new(Ways::new(epoch, clock.clone(), DepartureDesk::new(bounds(&mqtt_config))));
     let front = Arc::new(Front::new(ring.clone(), decoder, origin, Arc::default(), ways.clone()));
     let log = LogActor::new(
@@ -270,6 +272,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         ring,
         front: front.clone(),
         clock: clock.clone(),
+        directory: directory.clone(),
         ways: ways.clone(),
         shards: ways_to(&actors),
         peers: switch.clone().recipient(),

@@ -1,0 +1,367 @@
+//! The steward of a gateway: what the directory's state asks of this gateway, and of its replicas.
+//!
+//! # Protocol
+//!
+//! Every gateway has a replica of the directory group, and so a copy of the directory that lags at most a little. All
+//! that a gateway must do for the site's growth follows from its own copy and from what its replicas say, so gateways
+//! send each other no orders:
+//!
+//! - A gateway to which a replica moves, or that votes in a shard, holds a replica of it ([`StewardEffect::Hold`]).
+//! - It tells each of its replicas which learners the directory names ([`StewardEffect::Learners`]). The leader among
+//!   them sends these everything.
+//! - The leader of a shard whose move is under way proposes the stop entry again and again, until its replica says that
+//!   another configuration has begun ([`StewardEffect::Reconfigure`]). The replica itself refuses as long as the new
+//!   member lacks anything.
+//! - The leader of a shard that is in a later configuration than the directory knows reports it, again and again, until
+//!   the copy shows it.
+//! - The leader of the directory group plans ([`plan`]), from what the gateways say of themselves, and proposes what
+//!   the plan says.
+//!
+//! Orders that come too late do no harm: a shard refuses a stop entry of another configuration or of an older slot of
+//! the directory, and the directory refuses a command that no longer fits. A stop entry may be chosen just after its
+//! move was given up. Then the shard has a member that the directory does not want there, reports it, and the next move
+//! takes it away.
+//!
+//! # Invariants and limits
+//!
+//! Invariant: what a steward does depends on its inputs alone. It counts no time but that of `now_ms`.
+//! Invariant: whatever is lost on the way is asked for again, at most every [`AGAIN_MS`].
+//! Limit: descriptions of gateways count for [`FRESH_MS`]. They only inform the plan: a stale one delays a move or ends
+//! it early.
+//! Limit: a gateway keeps a replica that has left its shard. Nothing here drops one.
+
+use crate::configuration::{Configuration, MAX_LEARNER_LAG_SLOTS, Stop};
+use crate::directory::{
+    Announcement, DIRECTORY_GROUP, Directory, DirectoryCommand, DirectoryItem, DirectoryStep, GatewayRole,
+    GatewayState, Genesis, Seen, SeenGateway, SeenLearner, ShardConfiguration, plan,
+};
+use crate::site_state::{GatewayDescription, ReplicaRole};
+use selvedge_types::ids::{GatewayId, ShardId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// How long the steward waits before it asks for the same thing again.
+pub const AGAIN_MS: u64 = 1_000;
+/// How long a gateway's description of itself counts.
+pub const FRESH_MS: u64 = 5_000;
+
+/// What a replica on this gateway says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaView {
+    pub configuration: Configuration,
+    /// Whether it leads, and has applied everything that earlier leaders chose.
+    pub leads: bool,
+}
+
+/// Something for the host to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StewardEffect {
+    /// Hold a replica of this shard. If there is none yet, the new one votes in no configuration up to this one.
+    Hold { shard: ShardId, configuration: u32 },
+    /// Tell the replica of this shard that these are its learners.
+    Learners { shard: ShardId, learners: Vec<GatewayId> },
+    /// Have the replica of this shard propose this stop entry.
+    Reconfigure { shard: ShardId, stop: Stop },
+    /// Forward this item to the directory group.
+    Submit(DirectoryItem),
+    /// These gateways hold the groups now, by group.
+    Placed(BTreeMap<ShardId, Vec<GatewayId>>),
+    /// These gateways are being emptied: they should lead nothing.
+    Draining(Vec<GatewayId>),
+    /// Ask every gateway that can be reached to describe itself: [`Steward::described`].
+    Describe,
+}
+
+/// Something that was asked for, and is asked for again until it is seen to be done.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Errand {
+    Begin,
+    Announce,
+    Hold(ShardId),
+    Stop(ShardId),
+    Report(ShardId),
+    /// A proposal of the plan, in encoded form.
+    Propose(Vec<u8>),
+    Describe,
+}
+
+/// The steward of one gateway.
+#[derive(Debug)]
+pub struct Steward {
+    me: GatewayId,
+    genesis: Genesis,
+    /// What this gateway announces of itself.
+    announcement: Option<Announcement>,
+    directory: Option<Arc<Directory>>,
+    /// When the copy of the directory came.
+    copied_ms: u64,
+    up: BTreeSet<GatewayId>,
+    full: BTreeSet<GatewayId>,
+    replicas: BTreeMap<ShardId, ReplicaView>,
+    /// The learners that each replica was told.
+    told: BTreeMap<ShardId, Vec<GatewayId>>,
+    descriptions: BTreeMap<GatewayId, (u64, GatewayDescription)>,
+    placed: BTreeMap<ShardId, Vec<GatewayId>>,
+    draining: Vec<GatewayId>,
+    /// When each errand was last run.
+    errands: BTreeMap<Errand, u64>,
+    out: Vec<StewardEffect>,
+}
+
+impl Steward {
+    /// A steward that knows no directory yet. `genesis` follows from the site's settings, and begins the directory if
+    /// no gateway has begun it.
+    pub fn new(me: GatewayId, genesis: Genesis, announcement: Option<Announcement>) -> Self {
+        Self {
+            me,
+            genesis,
+            announcement,
+            directory: None,
+            copied_ms: 0,
+            up: BTreeSet::from([me]),
+            full: BTreeSet::new(),
+            replicas: BTreeMap::new(),
+            told: BTreeMap::new(),
+            descriptions: BTreeMap::new(),
+            placed: BTreeMap::new(),
+            draining: Vec::new(),
+            errands: BTreeMap::new(),
+            out: Vec::new(),
+        }
+    }
+
+    /// The directory as far as this gateway's replica has applied it.
+    pub fn directory(&self) -> Option<&Arc<Directory>> {
+        self.directory.as_ref()
+    }
+
+    /// Takes a new copy of the directory.
+    pub fn copied(&mut self, now_ms: u64, directory: Arc<Directory>) {
+        let placed: BTreeMap<_, _> =
+            directory.configurations().map(|(shard, c)| (shard, c.voters.clone())).collect();
+        if placed != self.placed {
+            self.placed.clone_from(&placed);
+            self.out.push(StewardEffect::Placed(placed));
+        }
+        let draining = directory.gateways().filter(|(_, g)| g.state == GatewayState::Draining);
+        let draining: Vec<_> = draining.map(|(id, _)| id).collect();
+        if draining != self.draining {
+            self.draining.clone_from(&draining);
+            self.out.push(StewardEffect::Draining(draining));
+        }
+        (self.directory, self.copied_ms) = (Some(directory), now_ms);
+        self.look(now_ms);
+    }
+
+    /// Takes which gateways can be reached. This one always can.
+    pub fn peers(&mut self, now_ms: u64, up: &BTreeSet<GatewayId>) {
+        self.up.clone_from(up);
+        self.up.insert(self.me);
+        self.look(now_ms);
+    }
+
+    /// Takes which gateways' disks are full.
+    pub fn full(&mut self, full: impl IntoIterator<Item = GatewayId>) {
+        self.full = full.into_iter().collect();
+    }
+
+    /// Takes what the replica of a shard says of itself.
+    pub fn replica(&mut self, now_ms: u64, shard: ShardId, view: ReplicaView) {
+        if self.replicas.insert(shard, view).is_none() {
+            self.told.remove(&shard); // a new replica knows no learners
+        }
+        self.errands.remove(&Errand::Stop(shard));
+        self.look(now_ms);
+    }
+
+    /// Takes a gateway's description of itself.
+    pub fn described(&mut self, now_ms: u64, gateway: GatewayId, description: GatewayDescription) {
+        if self.up.contains(&gateway) && description.is_sound() {
+            self.descriptions.insert(gateway, (now_ms, description));
+        }
+    }
+
+    /// Looks whether anything is to be done. The host calls it a few times a second.
+    pub fn look(&mut self, now_ms: u64) {
+        self.errands.retain(|_, ran_ms| now_ms < ran_ms.saturating_add(AGAIN_MS));
+        let Some(directory) = self.directory.clone() else {
+            if self.begins(now_ms, Errand::Begin) {
+                self.out.push(StewardEffect::Submit(DirectoryItem::Begin(self.genesis.clone())));
+            }
+            return;
+        };
+        self.announce(now_ms, &directory);
+        self.hold(now_ms, &directory);
+        self.name_learners(&directory);
+        self.stop(now_ms, &directory);
+        self.report(now_ms, &directory);
+        if self.leads(DIRECTORY_GROUP) {
+            self.plan(now_ms, &directory);
+        }
+    }
+
+    /// The effects since the last call.
+    pub fn take(&mut self) -> Vec<StewardEffect> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// Notes that an errand is run now. Returns false if it was run a short while ago.
+    fn begins(&mut self, now_ms: u64, errand: Errand) -> bool {
+        if self.errands.contains_key(&errand) {
+            return false;
+        }
+        self.errands.insert(errand, now_ms);
+        true
+    }
+
+    fn leads(&self, shard: ShardId) -> bool {
+        self.replicas.get(&shard).is_some_and(|view| view.leads)
+    }
+
+    fn submit(&mut self, command: DirectoryCommand) {
+        self.out.push(StewardEffect::Submit(DirectoryItem::Command(None, command)));
+    }
+
+    fn announce(&mut self, now_ms: u64, directory: &Directory) {
+        let Some(told) = self.announcement.clone() else { return };
+        let Some(known) = directory.gateway(self.me) else { return };
+        let same = known.incarnation == Some(told.incarnation)
+            && known.key == Some(told.key)
+            && known.addresses == told.addresses
+            && (told.zone.is_none() || known.zone == told.zone)
+            && known.level == told.level;
+        if !same && self.begins(now_ms, Errand::Announce) {
+            self.submit(DirectoryCommand::Announce(Box::new(told)));
+        }
+    }
+
+    fn hold(&mut self, now_ms: u64, directory: &Directory) {
+        for (shard, configuration) in directory.configurations() {
+            let comes = directory.moves().get(&shard).and_then(|m| m.comes);
+            let mine = configuration.voters.contains(&self.me) || comes == Some(self.me);
+            if mine && !self.replicas.contains_key(&shard) && self.begins(now_ms, Errand::Hold(shard)) {
+                self.out.push(StewardEffect::Hold { shard, configuration: configuration.number });
+            }
+        }
+    }
+
+    /// The learners that the directory names for a group: the gateway to which a replica moves, and for the directory
+    /// group every gateway that does not vote in it.
+    fn learners(directory: &Directory, shard: ShardId) -> Vec<GatewayId> {
+        let mut learners: Vec<_> = directory.moves().get(&shard).and_then(|m| m.comes).into_iter().collect();
+        if shard == DIRECTORY_GROUP {
+            let voters = directory.configuration(shard).map_or(&[][..], |c| &c.voters);
+            let others = directory.gateways().map(|(id, _)| id).filter(|id| !voters.contains(id));
+            let others: Vec<_> = others.filter(|id| !learners.contains(id)).collect();
+            learners.extend(others);
+        }
+        learners
+    }
+
+    fn name_learners(&mut self, directory: &Directory) {
+        for shard in self.replicas.keys() {
+            let learners = Self::learners(directory, *shard);
+            let told = self.told.entry(*shard).or_default();
+            if *told != learners {
+                told.clone_from(&learners);
+                self.out.push(StewardEffect::Learners { shard: *shard, learners });
+            }
+        }
+    }
+
+    fn stop(&mut self, now_ms: u64, directory: &Directory) {
+        for (shard, m) in directory.moves() {
+            let Some(view) = self.replicas.get(shard).filter(|view| view.leads) else { continue };
+            let Some(known) = directory.configuration(*shard) else { continue };
+            if view.configuration.number != known.number || m.is_done(known) || directory.is_paused() {
+                continue;
+            }
+            let mut members = m.next_voters(known);
+            let wanted = directory.wanted(*shard);
+            members.sort_by_key(|g| wanted.iter().position(|w| w == g).unwrap_or(wanted.len()));
+            let within_reach = members.iter().filter(|g| self.up.contains(g)).count();
+            if within_reach <= members.len() / 2 {
+                continue;
+            }
+            let is_witness =
+                |g: &GatewayId| directory.gateway(*g).is_some_and(|g| g.role == GatewayRole::Witness);
+            let witnesses = members.iter().copied().filter(is_witness).collect();
+            let stop = Stop { ends: known.number, members, witnesses, directory: m.since };
+            if self.begins(now_ms, Errand::Stop(*shard)) {
+                self.out.push(StewardEffect::Reconfigure { shard: *shard, stop });
+            }
+        }
+    }
+
+    fn report(&mut self, now_ms: u64, directory: &Directory) {
+        let news: Vec<_> = self
+            .replicas
+            .iter()
+            .filter(|(_, view)| view.leads)
+            .filter(|(shard, view)| {
+                directory.configuration(**shard).is_some_and(|c| view.configuration.number > c.number)
+            })
+            .map(|(shard, view)| (*shard, view.configuration.clone()))
+            .collect();
+        for (shard, Configuration { number, members, .. }) in news {
+            if self.begins(now_ms, Errand::Report(shard)) {
+                let configuration = ShardConfiguration { number, voters: members, learners: Vec::new() };
+                self.submit(DirectoryCommand::Report { shard, configuration });
+            }
+        }
+    }
+
+    fn plan(&mut self, now_ms: u64, directory: &Directory) {
+        let is_wanted = |(shard, c): (ShardId, &ShardConfiguration)| {
+            let wanted = directory.wanted(shard);
+            c.voters.len() == wanted.len() && c.voters.iter().all(|g| wanted.contains(g))
+        };
+        let all_active = directory.gateways().all(|(_, g)| g.state == GatewayState::Active);
+        if all_active && directory.moves().is_empty() && directory.configurations().all(is_wanted) {
+            return; // nothing is to be done
+        }
+        if self.begins(now_ms, Errand::Describe) {
+            self.out.push(StewardEffect::Describe);
+        }
+        for step in plan(directory, &self.seen(now_ms, directory)) {
+            // The other steps follow from each gateway's own copy of the directory.
+            let DirectoryStep::Propose(command) = step else { continue };
+            let encoded = bincode::encode_to_vec(&command, bincode::config::standard());
+            if encoded.is_ok_and(|encoded| self.begins(now_ms, Errand::Propose(encoded))) {
+                self.submit(command);
+            }
+        }
+    }
+
+    fn seen(&self, now_ms: u64, directory: &Directory) -> Seen {
+        let fresh = |(at_ms, description): &(u64, GatewayDescription)| {
+            (now_ms < at_ms.saturating_add(FRESH_MS)).then(|| description.clone())
+        };
+        let said: BTreeMap<GatewayId, GatewayDescription> =
+            self.descriptions.iter().filter_map(|(id, said)| Some((*id, fresh(said)?))).collect();
+        let gateway = |id: &GatewayId| {
+            let said = said.get(id);
+            let devices = said.map_or(0, |d| u32::try_from(d.connections).unwrap_or(u32::MAX));
+            let leads = said.map_or(0, |d| u32::try_from(d.leads()).unwrap_or(u32::MAX));
+            (*id, SeenGateway { has_room: !self.full.contains(id), leads, devices })
+        };
+        let joining = directory.gateways().filter(|(_, g)| g.state == GatewayState::Joining);
+        let come = directory.moves().iter().filter_map(|(shard, m)| Some((*shard, m.comes?)));
+        let learners = come.chain(joining.map(|(id, _)| (DIRECTORY_GROUP, id)));
+        let learner = |(shard, id): (ShardId, GatewayId)| {
+            let of = |d: &GatewayDescription| d.replicas.iter().find(|r| r.shard == shard).copied();
+            let own = of(said.get(&id)?)?;
+            let commit = said.values().filter_map(of).map(|r| r.commit).max()?;
+            let known = directory.configuration(shard)?.number;
+            let is_ready = own.configuration == known
+                && own.role == ReplicaRole::Learner
+                && own.applied.saturating_add(MAX_LEARNER_LAG_SLOTS) >= commit;
+            Some(((shard, id), SeenLearner { done_bytes: 0, total_bytes: 0, is_ready }))
+        };
+        Seen {
+            elapsed: directory.elapsed().plus(now_ms.saturating_sub(self.copied_ms)),
+            gateways: self.up.iter().map(gateway).collect(),
+            learners: learners.filter_map(learner).collect::<BTreeMap<_, _>>(),
+        }
+    }
+}
