@@ -23,7 +23,11 @@
 //!
 //! The ring only proposes. A shard's replica set is its last chosen configuration. A gateway that joins or leaves
 //! changes the proposal for about its own share of the replicas (measured over all sizes in `tests/ring.rs`), and
-//! each of those shards moves by a reconfiguration of its own.
+//! each of those shards moves by a reconfiguration of its own. [`Ring::placed`] gives the same ring with the replica
+//! sets of later configurations, to which the invariants above do not apply.
+//!
+//! The directory group is no shard, and no device maps to it. The ring holds its replicas too, because gateways send
+//! to it as they send to shards. Its first members are those of [`Genesis`](crate::directory::Genesis).
 //!
 //! Limits: 1 to [`MAX_SHARDS`] shards, [`MAX_GATEWAYS`] gateways, weights of 1 to [`MAX_WEIGHT`]. With few replicas
 //! per gateway the bounds are coarse (ceil), and a change moves somewhat more than its share. A change to this code
@@ -42,6 +46,10 @@
 
 mod zones;
 
+use crate::configuration::FIRST_CONFIGURATION;
+use crate::directory::DIRECTORY_GROUP;
+use bincode::{Decode, Encode};
+use selvedge_paxos::MAX_MEMBERS;
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64;
@@ -106,14 +114,31 @@ pub enum RingError {
     Weight { id: GatewayId, weight: u32 },
 }
 
-/// The placement of a site's shards on its gateways. It is computed once from the settings; look-ups allocate
-/// nothing.
+/// The gateways that hold a shard in one of its configurations.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ReplicaSet {
+    /// The number of the configuration. A higher one is later.
+    pub configuration: u32,
+    /// The members of the configuration, the preferred leader first. At most [`MAX_MEMBERS`].
+    pub members: Vec<GatewayId>,
+}
+
+impl ReplicaSet {
+    fn first(members: Vec<GatewayId>) -> Self {
+        Self { configuration: FIRST_CONFIGURATION, members }
+    }
+
+    fn is_sound(&self) -> bool {
+        (1..=MAX_MEMBERS).contains(&self.members.len())
+    }
+}
+
+/// The placement of a site's shards on its gateways. Look-ups allocate nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ring {
-    shards: u16,
     replication: usize,
-    /// `replication` gateways for each shard, one shard after the other.
-    placed: Vec<GatewayId>,
+    shards: Vec<ReplicaSet>,
+    directory: ReplicaSet,
 }
 
 impl Ring {
@@ -163,35 +188,59 @@ impl Ring {
         placing.walk(&Circle::new(&members));
         placing.fill_up();
         placing.lead();
-        let ids = placing.sets.iter().flatten().map(|&m| members[m].id);
-        Ok(Self { shards, replication, placed: ids.collect() })
+        let ids = |set: &Vec<usize>| ReplicaSet::first(set.iter().map(|m| members[*m].id).collect());
+        let voters = MAX_REPLICAS.min(members.len() - usize::from(members.len().is_multiple_of(2)));
+        let directory = ReplicaSet::first(members.iter().take(voters).map(|m| m.id).collect());
+        Ok(Self { replication, shards: placing.sets.iter().map(ids).collect(), directory })
+    }
+
+    /// The same ring with these replica sets in place of its own. A set of no gateway or of more than [`MAX_MEMBERS`],
+    /// or of a shard that the site does not have, is left out.
+    pub fn placed(&self, sets: impl IntoIterator<Item = (ShardId, ReplicaSet)>) -> Self {
+        let mut placed = self.clone();
+        for (shard, set) in sets.into_iter().filter(|(_, set)| set.is_sound()) {
+            let place = match shard {
+                DIRECTORY_GROUP => Some(&mut placed.directory),
+                ShardId(n) => placed.shards.get_mut(usize::from(n)),
+            };
+            if let Some(place) = place {
+                *place = set;
+            }
+        }
+        placed
     }
 
     /// The shard that holds everything of this device.
     pub fn shard_of(&self, device: &str) -> ShardId {
-        shard_of(device, self.shards)
+        shard_of(device, self.shards())
     }
 
-    /// The gateways that hold a shard, distinct, the preferred leader first. Empty for a shard that the site does
-    /// not have.
+    /// The gateways that hold a shard or the directory group, distinct, the preferred leader first. Empty for a shard
+    /// that the site does not have.
     pub fn replicas(&self, shard: ShardId) -> &[GatewayId] {
-        let at = usize::from(shard.0) * self.replication;
-        self.placed.get(at..at + self.replication).unwrap_or(&[])
+        self.set(shard).map_or(&[], |set| &set.members)
     }
 
-    /// The number of shards.
+    fn set(&self, shard: ShardId) -> Option<&ReplicaSet> {
+        match shard {
+            DIRECTORY_GROUP => Some(&self.directory),
+            ShardId(n) => self.shards.get(usize::from(n)),
+        }
+    }
+
+    /// The number of shards. The directory group does not count.
     pub fn shards(&self) -> u16 {
-        self.shards
+        self.shards.len() as u16 // at most MAX_SHARDS
     }
 
-    /// How many replicas every shard has.
+    /// How many replicas the ring gives every shard.
     pub fn replication(&self) -> usize {
         self.replication
     }
 
-    /// The shards that a gateway holds, in order.
+    /// The shards that a gateway holds, in order. The directory group does not count.
     pub fn shards_of(&self, gateway: GatewayId) -> impl Iterator<Item = ShardId> + '_ {
-        (0..self.shards).map(ShardId).filter(move |s| self.replicas(*s).contains(&gateway))
+        (0..self.shards()).map(ShardId).filter(move |s| self.replicas(*s).contains(&gateway))
     }
 }
 

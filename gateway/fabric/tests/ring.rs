@@ -1,6 +1,7 @@
 //! The ring's placement: frozen for good, balanced, and stable when gateways come and go.
 
-use selvedge_fabric::ring::{MAX_GATEWAYS, MAX_WEIGHT, Member, Ring, RingError, shard_of};
+use selvedge_fabric::directory::{DIRECTORY_GROUP, Directory, FirstGateway, Genesis};
+use selvedge_fabric::ring::{MAX_GATEWAYS, MAX_WEIGHT, Member, ReplicaSet, Ring, RingError, shard_of};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::{BTreeMap, HashSet};
 
@@ -162,6 +163,48 @@ fn a_small_site_has_as_many_replicas_as_make_sense() {
     assert_eq!([1, 2, 3, 4, 5, 6].map(|n| replication(n, 3)), [1, 1, 3, 3, 3, 3]);
     assert_eq!([1, 2, 3, 4, 5, 6].map(|n| replication(n, 5)), [1, 1, 3, 3, 5, 5]);
     assert_eq!(ring(64, &[1; 3], 3).replicas(ShardId(64)), [], "no such shard");
+}
+
+#[test]
+fn a_ring_with_other_replica_sets_hashes_as_before_and_keeps_what_is_not_replaced() {
+    let ring = ring(8, &[1; 4], 3);
+    let set = |configuration, members: &[u16]| {
+        let members = members.iter().copied().map(GatewayId).collect();
+        ReplicaSet { configuration, members }
+    };
+    let sets = BTreeMap::from([
+        (ShardId(2), set(3, &[9, 1])),
+        (ShardId(3), set(2, &[])),
+        (ShardId(4), set(2, &[1, 2, 3, 4, 5, 6, 7, 8])),
+        (ShardId(8), set(2, &[9])),
+        (DIRECTORY_GROUP, set(2, &[4, 9])),
+    ]);
+    let placed = ring.placed(sets);
+    assert_eq!(placed.replicas(ShardId(2)), [GatewayId(9), GatewayId(1)]);
+    for shard in (0..8).map(ShardId).filter(|shard| *shard != ShardId(2)) {
+        assert_eq!(placed.replicas(shard), ring.replicas(shard));
+    }
+    assert_eq!((placed.replicas(ShardId(8)), placed.shards(), placed.replication()), (&[][..], 8, 3));
+    assert_eq!(placed.replicas(DIRECTORY_GROUP), [GatewayId(4), GatewayId(9)]);
+    assert_eq!(placed.shards_of(GatewayId(9)).collect::<Vec<_>>(), [ShardId(2)]);
+    for device in (0..100).map(|n| format!("device-{n}")) {
+        assert_eq!(placed.shard_of(&device), ring.shard_of(&device));
+    }
+}
+
+#[test]
+fn the_directory_group_begins_where_the_directory_places_it() {
+    for count in 1..=MAX_GATEWAYS as u16 {
+        // The ids have gaps, and the settings list them in any order.
+        let ids: Vec<GatewayId> = (0..count).rev().map(|n| GatewayId(3 * n + 2)).collect();
+        let gateways: Vec<FirstGateway> =
+            ids.iter().map(|id| FirstGateway { id: *id, weight: 2, peer: "box:7400".into() }).collect();
+        let directory = Directory::genesis(&Genesis { shards: 4, replicas: 3, gateways }).unwrap();
+        let members: Vec<Member> = ids.iter().map(|id| Member { id: *id, weight: 2 }).collect();
+        let ring = Ring::new(4, &members, 3).unwrap();
+        let voters = &directory.configuration(DIRECTORY_GROUP).unwrap().voters;
+        assert_eq!(ring.replicas(DIRECTORY_GROUP), voters, "{count} gateways");
+    }
 }
 
 #[test]
