@@ -5,7 +5,7 @@ use crate::source::Source;
 use selvedge_fabric::machine::Scanned;
 use selvedge_fabric::node_questions::{NodeQuestions, QuestionVerdict};
 use selvedge_fabric::peer::{PeerMessage, QueryAnswer};
-use selvedge_fabric::ring::{Member, Ring};
+use selvedge_fabric::ring::{Member, ReplicaSet, Ring};
 use selvedge_fabric::site_questions::{QuestionEffect, SiteQuestions};
 use selvedge_seal::{Sealer, SiteSecret};
 use selvedge_types::aggregate::{Aggregate, Sample};
@@ -80,7 +80,12 @@ pub fn run(data: &[u8]) {
 /// What a replica of a site of honest gateways may answer.
 fn answer(source: &mut Source) -> QueryAnswer {
     match source.below(4) {
-        0 => QueryAnswer::NotLeader { leader: source.flag().then(|| source.below(5) as u16) },
+        0 => {
+            let leader = source.flag().then(|| source.below(5) as u16);
+            let configuration = source.below(4) as u32;
+            let members = (0..source.below(10)).map(|_| GatewayId(source.below(5) as u16)).collect();
+            QueryAnswer::NotLeader { leader, replicas: ReplicaSet { configuration, members } }
+        }
         1 => QueryAnswer::Unavailable,
         _ => {
             let mut windows: Vec<_> = (0..source.below(40)).map(|_| window(source)).collect();

@@ -12,6 +12,7 @@
 //! Limits: a configuration has at most [`MAX_MEMBERS`] members. A stop moves one replica or changes its role
 //! ([`Configuration::check_next`]).
 
+use crate::ring::ReplicaSet;
 use bincode::{Decode, Encode};
 use selvedge_paxos::{MAX_COUNT, MAX_MEMBERS, ProposeError, Slot};
 use selvedge_types::frame::{self, FrameError};
@@ -132,6 +133,11 @@ impl Configuration {
     /// Whether this gateway is a member. Members vote, learners do not.
     pub fn has_member(&self, gateway: GatewayId) -> bool {
         self.members.contains(&gateway)
+    }
+
+    /// Where the shard's replicas are, in the form that other gateways are told.
+    pub fn replicas(&self) -> ReplicaSet {
+        ReplicaSet { configuration: self.number, members: self.members.clone() }
     }
 
     /// Checks that this stop may end this configuration. Returns the member that it adds, if any.

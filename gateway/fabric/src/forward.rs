@@ -17,6 +17,12 @@
 //! the time at which all unanswered batches are resent. Each of several batches under way gets such an answer, and
 //! if each answer caused several batches to be sent, their number would multiply with every round trip.
 //!
+//! A shard's replicas move. The ring that the forwarder is given ([`Forward::set_ring`]) may be older than the shard's
+//! configuration. A replica that does not lead therefore names the configuration that it is in and its members, a
+//! retired one the configuration that it has no part in. The forwarder turns to the members of the latest configuration
+//! that it has heard of, and ignores which leader a replica of an earlier configuration names. Each answer of this kind
+//! leads to a later configuration, so a forwarder that is some configurations behind needs as many hops to catch up.
+//!
 //! # Invariants and limits
 //!
 //! Invariant: batches of a shard are numbered without gaps, and the bytes of a number never change.
@@ -31,7 +37,7 @@ use super::machine::{
     Source, Submission,
 };
 use super::peer::{BusyReason, ForwardAnswer};
-use super::ring::Ring;
+use super::ring::{LatestPlacement, ReplicaSet, Ring};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::uplink::StreamName;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -217,7 +223,7 @@ struct Lane {
 #[derive(Debug)]
 pub struct Forward {
     origin: Origin,
-    ring: Arc<Ring>,
+    placement: LatestPlacement,
     lanes: BTreeMap<ShardId, Lane>,
     dirty: BTreeSet<ShardId>,
     queued_bytes: usize,
@@ -231,7 +237,23 @@ impl Forward {
     /// when `pipeline_bytes` are queued: [`PIPELINE_BYTES`], or less to have more batches under way at a time.
     pub fn new(origin: Origin, ring: Arc<Ring>, pipeline_bytes: usize) -> Self {
         let (lanes, dirty, down) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        Self { origin, ring, lanes, dirty, queued_bytes: 0, pipeline_bytes, down }
+        let placement = LatestPlacement::new(ring);
+        Self { origin, placement, lanes, dirty, queued_bytes: 0, pipeline_bytes, down }
+    }
+
+    /// Takes a ring with other replica sets. Unanswered batches that were sent to a gateway that no longer holds their
+    /// shard go to one that does. A replica set that a replica named stays if it is later than the ring's.
+    pub fn set_ring(&mut self, now_ms: u64, ring: Arc<Ring>, out: &mut ForwardEffects) {
+        let before = self.placement.clone();
+        self.placement.set_ring(ring);
+        for (shard, lane) in &mut self.lanes {
+            let replicas = self.placement.replicas(*shard);
+            if replicas != before.replicas(*shard) && lane.is_outside(replicas) {
+                (lane.leader, lane.hops) = (None, 0);
+                let to = lane.target(replicas, &self.down);
+                lane.resend(now_ms, *shard, to, out);
+            }
+        }
     }
 
     /// The origin that this process's batches carry.
@@ -271,7 +293,7 @@ impl Forward {
     /// Tells every shard that this process has begun, unless it is the gateway's first.
     pub fn begin(&mut self) {
         if self.origin.start > 1 {
-            for shard in (0..self.ring.shards()).map(ShardId) {
+            for shard in (0..self.placement.ring().shards()).map(ShardId) {
                 self.submit(shard, NOBODY, Forwardable::Item(Item::Begin));
             }
         }
@@ -303,7 +325,7 @@ impl Forward {
                     lane.wait(now_ms, RESEND_MS, false);
                 }
                 let batch = lane.cut();
-                let to = lane.target(self.ring.replicas(shard), &self.down);
+                let to = lane.target(self.placement.replicas(shard), &self.down);
                 lane.asked = Some(to);
                 out.send.push((to, batch.outgoing(shard)));
                 lane.inflight.push_back(batch);
@@ -324,7 +346,6 @@ impl Forward {
         if origin != self.origin {
             return;
         }
-        let replicas = self.ring.replicas(shard).len();
         let Some(lane) = self.lanes.get_mut(&shard) else { return };
         if !lane.inflight.iter().any(|b| b.n == n) {
             return; // an echo
@@ -348,17 +369,8 @@ impl Forward {
                 // copy from starting, so all that is left is to wait, and to be seen waiting.
                 BatchVerdict::OldStart => {}
             },
-            ForwardAnswer::NotLeader { leader } => {
-                if lane.leader == Some(from) || lane.leader.is_none() {
-                    // A replica that has not noticed yet that its leader is gone still names it.
-                    lane.leader = leader.map(GatewayId).filter(|l| *l != from && !self.down.contains(l));
-                    lane.hops += 1;
-                    // Two replicas may each believe that the other leads.
-                    match lane.leader.filter(|_| lane.hops < replicas) {
-                        Some(to) => lane.resend(now_ms, shard, to, out),
-                        None => lane.retry(now_ms, RETRY_MS),
-                    }
-                }
+            ForwardAnswer::NotLeader { leader, replicas } => {
+                self.not_leader(now_ms, shard, from, leader.map(GatewayId), replicas, out);
             }
             ForwardAnswer::Busy { why } => {
                 lane.leader = Some(from);
@@ -367,6 +379,38 @@ impl Forward {
             }
         }
         self.flush(now_ms, out);
+    }
+
+    fn not_leader(
+        &mut self,
+        now_ms: u64,
+        shard: ShardId,
+        from: GatewayId,
+        leader: Option<GatewayId>,
+        said: ReplicaSet,
+        out: &mut ForwardEffects,
+    ) {
+        let Some(lane) = self.lanes.get_mut(&shard) else { return };
+        let is_old = said.configuration < self.placement.configuration(shard);
+        let is_later = self.placement.learn(shard, said);
+        let replicas = self.placement.replicas(shard);
+        let asked = lane.leader.or(lane.asked).filter(|asked| *asked != from);
+        if asked.is_some_and(|asked| match is_later {
+            true => replicas.contains(&asked),
+            false => lane.leader.is_some() || !replicas.contains(&from),
+        }) {
+            return; // it says nothing about the gateway that is asked now
+        }
+        lane.hops = if is_later { 0 } else { lane.hops + 1 };
+        // A replica that has not noticed yet that its leader is gone still names it.
+        lane.leader = leader.filter(|l| !is_old && *l != from && !self.down.contains(l));
+        // A retired replica names no leader, but the configuration that it names has one or soon elects one.
+        let next = (is_later && !replicas.contains(&from)).then(|| lane.target(replicas, &self.down));
+        // Two replicas may each believe that the other leads.
+        match lane.leader.or(next).filter(|_| lane.hops < replicas.len()) {
+            Some(to) => lane.resend(now_ms, shard, to, out),
+            None => lane.retry(now_ms, RETRY_MS),
+        }
     }
 
     /// Notes which gateway leads a shard and sends it the unanswered batches.
@@ -404,7 +448,7 @@ impl Forward {
             }
             lane.hops = 0;
             lane.probe = lane.probe.wrapping_add(1);
-            let to = lane.target(self.ring.replicas(*shard), &self.down);
+            let to = lane.target(self.placement.replicas(*shard), &self.down);
             lane.resend(now_ms, *shard, to, out);
         }
     }
@@ -485,6 +529,11 @@ impl Inflight {
 }
 
 impl Lane {
+    /// Whether the gateway that it sends to is none of these.
+    fn is_outside(&self, replicas: &[GatewayId]) -> bool {
+        self.leader.or(self.asked).is_some_and(|gateway| !replicas.contains(&gateway))
+    }
+
     fn target(&self, replicas: &[GatewayId], down: &BTreeSet<GatewayId>) -> GatewayId {
         let turn = |i: usize| replicas[(self.probe + i) % replicas.len()];
         let reachable = || (0..replicas.len()).map(turn).find(|r| !down.contains(r));

@@ -3,6 +3,7 @@
 use crate::machine::{
     BatchVerdict, DeviceInfo, Origin, Page, QuarantineEntry, QuarantineStats, Query, Scanned, StreamInfo,
 };
+use crate::ring::ReplicaSet;
 use crate::site_state::GatewayDescription;
 use crate::skips::DeviceSkips;
 use crate::unmapped::UnmappedTopic;
@@ -294,10 +295,12 @@ pub enum TableAnswer {
 pub enum QueryAnswer {
     /// The windows that match, or a page of them.
     Windows(Scanned),
-    /// This replica does not lead; the gateway named may.
+    /// This replica does not lead, or is retired and answers no question; the gateway named may lead.
     NotLeader {
         /// The leader's gateway number, as far as known.
         leader: Option<u16>,
+        /// Who holds the shard in the latest configuration that this replica knows.
+        replicas: ReplicaSet,
     },
     /// The leader could not confirm that it still leads, or too many questions came at once.
     Unavailable,
@@ -387,6 +390,9 @@ pub enum ForwardAnswer {
     NotLeader {
         /// The leader's gateway number, as far as this replica knows.
         leader: Option<u16>,
+        /// Who holds the shard in the latest configuration that this replica knows. A retired replica knows the one
+        /// that it has no part in.
+        replicas: ReplicaSet,
     },
     /// The leader accepts nothing more now (its window, its outbox budget or its disk is full): send the batch
     /// again later.

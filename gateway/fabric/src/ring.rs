@@ -44,7 +44,10 @@
 //! Zadimoghaddam, Consistent Hashing with Bounded Loads, 2016 (arXiv:1608.01350); for the choice of hash
 //! docs/internals/decisions/0004-hash.md.
 
+mod latest;
 mod zones;
+
+pub(crate) use latest::LatestPlacement;
 
 use crate::configuration::FIRST_CONFIGURATION;
 use crate::directory::DIRECTORY_GROUP;

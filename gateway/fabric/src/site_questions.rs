@@ -7,6 +7,10 @@
 //! leader may answer any other question; it is found by asking. If a replica does not answer in time, another one
 //! is asked instead.
 //!
+//! A shard's replicas move, and the ring may be older than the shard's configuration. A replica that does not answer a
+//! question names the members of its configuration, and the members of the latest one are asked, as in
+//! [`crate::forward`].
+//!
 //! Invariant: an answer holds every row of the shards that answered, in order, up to the place where it says to
 //! continue.
 //! Limits: [`MAX_QUESTIONS`] questions are open. The site asks [`MAX_SHARD_ASKS`] shards at a time for one
@@ -14,7 +18,7 @@
 
 use crate::machine::{MAX_ANSWER_BYTES, Scanned};
 use crate::peer::{PeerMessage, QueryAnswer, ShardQuery};
-use crate::ring::Ring;
+use crate::ring::{LatestPlacement, Ring};
 use selvedge_types::balance::{Balancer, Policy};
 use selvedge_types::frame::encoded_bytes;
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -146,7 +150,7 @@ struct Ask {
 /// All open questions of one gateway, and what it knows of the replicas that answer them.
 #[derive(Debug)]
 pub struct SiteQuestions {
-    ring: Arc<Ring>,
+    placement: LatestPlacement,
     random: u64,
     up: BTreeSet<GatewayId>,
     balancer: Balancer,
@@ -162,7 +166,7 @@ impl SiteQuestions {
     /// No questions yet. `seed` is a random number.
     pub fn new(me: GatewayId, ring: Arc<Ring>, seed: u64) -> Self {
         Self {
-            ring,
+            placement: LatestPlacement::new(ring),
             random: seed,
             up: BTreeSet::from([me]),
             balancer: Balancer::default(),
@@ -174,14 +178,32 @@ impl SiteQuestions {
         }
     }
 
+    /// Takes a ring with other replica sets. Where a gateway is asked that no longer holds the shard, another one is. A
+    /// replica set that a replica named stays if it is later than the ring's.
+    pub fn set_ring(&mut self, now_ms: u64, ring: Arc<Ring>, out: &mut Vec<QuestionEffect>) {
+        let before = self.placement.clone();
+        self.placement.set_ring(ring);
+        let placement = &self.placement;
+        let outside = |shard: ShardId, gateway: GatewayId| {
+            let replicas = placement.replicas(shard);
+            replicas != before.replicas(shard) && !replicas.contains(&gateway)
+        };
+        self.leaders.retain(|shard, leader| !outside(*shard, *leader));
+        let gone = |ask: &Ask| ask.to.is_none_or(|to| outside(ask.shard, to));
+        let again: Vec<_> = self.asks.iter().filter(|(_, ask)| gone(ask)).map(|(id, _)| *id).collect();
+        for id in again {
+            self.put(now_ms, id, out);
+        }
+    }
+
     /// Opens a question and returns its number, or none if too many are open.
     pub fn ask(&mut self, now_ms: u64, wanted: SiteQuestion, out: &mut Vec<QuestionEffect>) -> Option<u64> {
         if self.open.len() >= MAX_QUESTIONS {
             return None;
         }
         let waiting: VecDeque<ShardId> = match Pattern::read(&wanted.query.device).exact() {
-            None => (0..self.ring.shards()).map(ShardId).collect(),
-            Some(name) => VecDeque::from([self.ring.shard_of(name)]),
+            None => (0..self.placement.ring().shards()).map(ShardId).collect(),
+            Some(name) => VecDeque::from([self.placement.ring().shard_of(name)]),
         };
         let (mut wanted, shards) = (wanted, waiting.len() as u16);
         let page = &mut wanted.query.page;
@@ -208,14 +230,24 @@ impl SiteQuestions {
                 self.pump(now_ms, out);
                 self.finish(question, out);
             }
-            QueryAnswer::NotLeader { leader: Some(leader) } if ask.tries < MAX_TRIES => {
-                let leader = GatewayId(leader);
-                if ask.to != Some(leader) {
-                    self.put_to(now_ms, id, Some(leader), out);
+            QueryAnswer::NotLeader { leader, replicas: said } => {
+                let (shard, number) = (ask.shard, said.configuration);
+                if self.placement.learn(shard, said) {
+                    self.leaders.remove(&shard);
+                }
+                let replicas = self.placement.replicas(shard);
+                // Who led an earlier configuration is not asked.
+                let leader = leader.map(GatewayId).filter(|_| number >= self.placement.configuration(shard));
+                let moved = ask.to.is_some_and(|to| !replicas.contains(&to));
+                match leader {
+                    _ if ask.tries >= MAX_TRIES => {}
+                    Some(leader) if ask.to != Some(leader) => self.put_to(now_ms, id, Some(leader), out),
+                    None if moved => self.put(now_ms, id, out),
+                    // An election is under way, or the leader can't be sure that it leads: the timer asks again.
+                    _ => {}
                 }
             }
-            // An election is under way, or the leader can't be sure that it leads: the timer asks again.
-            QueryAnswer::NotLeader { .. } | QueryAnswer::Unavailable => {}
+            QueryAnswer::Unavailable => {} // likewise
         }
     }
 
@@ -276,7 +308,7 @@ impl SiteQuestions {
         let Some(ask) = self.asks.get(&id) else { return };
         let Some(open) = self.open.get(&ask.question) else { return };
         let live: Vec<GatewayId> =
-            self.ring.replicas(ask.shard).iter().copied().filter(|r| self.up.contains(r)).collect();
+            self.placement.replicas(ask.shard).iter().copied().filter(|r| self.up.contains(r)).collect();
         let to = if open.wanted.query.stale {
             let fresh: Vec<_> = live.iter().copied().filter(|r| !ask.tried.contains(r)).collect();
             let from = if fresh.is_empty() { &live } else { &fresh };

@@ -6,7 +6,7 @@ use selvedge_fabric::configuration::{Configuration, ReconfigureRefused, Stop};
 use selvedge_fabric::machine::{
     BatchVerdict, CountingRules, Item, Machine, Origin, Page, PublishItem, Query, Reading, Submission,
 };
-use selvedge_fabric::peer::{ForwardAnswer, PeerMessage, TransferMessage};
+use selvedge_fabric::peer::{ForwardAnswer, PeerMessage, QueryAnswer, ShardQuery, TransferMessage};
 use selvedge_fabric::record::LogRecord;
 use selvedge_fabric::shard::{
     FoundReplica, KIND_ACCEPTED, KIND_COMMITTED, KIND_CONFIGURATION, KIND_LEARNS, KIND_PROMISED, Now, Replay,
@@ -322,6 +322,21 @@ impl Site {
         panic!("{ends} goes on: {:?}", self.refused);
     }
 
+    /// Asks a replica about a window, and returns what it answers at once.
+    fn ask(&mut self, id: u16, stale: bool) -> Option<QueryAnswer> {
+        let (from, to, page) = (EpochMs(i64::MIN), EpochMs(i64::MAX), Page::default());
+        let device = "d1".into();
+        let query =
+            ShardQuery { device, stream: None, from, to, every_ms: None, stale, page, wait_ms: 1_000 };
+        self.step(id, ShardEvent::Query { from: GatewayId(2), id: 7, query });
+        let now = self.now();
+        let effects = self.gateways.get_mut(&id).unwrap().core.take(now).unwrap();
+        effects.send.into_iter().find_map(|(_, message)| match message {
+            PeerMessage::Answer { answer, .. } => Some(answer),
+            _ => None,
+        })
+    }
+
     /// Forwards a batch of gateway 1 to the leader until it has a verdict.
     fn publish(&mut self, n: u64) {
         let origin = Origin { gateway: GatewayId(1), start: 1 };
@@ -423,10 +438,35 @@ fn the_leader_is_replaced_through_a_learner_and_all_goes_on() {
     let origin = Origin { gateway: GatewayId(1), start: 1 };
     site.step(1, ShardEvent::Forward { from: GatewayId(1), origin, n: 4, submission });
     site.settle();
-    assert_eq!(site.answers[&4], ForwardAnswer::NotLeader { leader: None });
+    let replicas = site.newest().replicas();
+    assert_eq!(site.answers[&4], ForwardAnswer::NotLeader { leader: None, replicas });
+    for stale in [false, true] {
+        let said = site.ask(1, stale);
+        let replicas = site.newest().replicas();
+        assert_eq!(said, Some(QueryAnswer::NotLeader { leader: None, replicas }), "its state is old");
+    }
     site.run(10_000);
     assert_eq!(site.gateways[&1].records.len(), wrote);
     assert_eq!(site.core(1).consensus().deadline(), None, "it is silent by itself");
+}
+
+#[test]
+fn who_waits_at_the_leader_of_a_configuration_that_ends_learns_the_next_one() {
+    let mut site = Site::new();
+    site.publish(1);
+    site.add(4);
+    site.publish(2);
+    let leader = site.leader().unwrap();
+    let stays: Vec<u16> = FIRST.into_iter().filter(|id| *id != leader).collect();
+    site.order(leader, 1, &[stays[0], stays[1], 4]);
+    // Nothing is proposed after the stop.
+    let submission: Arc<[u8]> = Submission::<StreamName>::default().encode().into();
+    let origin = Origin { gateway: GatewayId(1), start: 1 };
+    site.step(leader, ShardEvent::Forward { from: GatewayId(1), origin, n: 3, submission });
+    site.settle();
+    assert_eq!(site.newest().number, 2, "{:?}", site.refused);
+    let replicas = site.newest().replicas();
+    assert_eq!(site.answers[&3], ForwardAnswer::NotLeader { leader: None, replicas });
 }
 
 #[test]

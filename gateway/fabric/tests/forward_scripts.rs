@@ -11,8 +11,10 @@
 //! | `@MS connect A CLIENT`, `withdraw A` | item A is a CONNECT; the session takes it back |
 //! | `@MS gN [sM]#B applied [OUTCOME...]` | a replica answers for batch B; items without an outcome are counted |
 //! | `@MS gN [sM]#B already`, `malformed`, `gap LAST`, `old-start` | other verdicts of the log |
-//! | `@MS gN [sM]#B not-leader [gK]`, `busy window`, `busy disk`, `busy outbox` | answers without the log |
+//! | `@MS gN [sM]#B not-leader [gK] [cN gA gB...]` | that replica does not lead; it is in configuration N of these members (in the first) |
+//! | `@MS gN [sM]#B busy window`, `busy disk`, `busy outbox` | answers without the log |
 //! | `@MS gN [sM]#B of START ...` | an answer that is meant for another start of g9 |
+//! | `@MS ring sM cN gA gB...` | a ring that has this shard at these gateways, in configuration N |
 //! | `@MS leader gN [of sM]` | the forwarder learns which gateway leads |
 //! | `@MS down gN`, `up gN` | gateway N can't be reached, or can be again |
 //! | `@MS timer` | the clock has come to this time |
@@ -32,7 +34,7 @@ use selvedge_fabric::machine::{
     BatchVerdict, ConnectItem, Item, ItemOutcome, Judged, Origin, Reading, Submission,
 };
 use selvedge_fabric::peer::{BusyReason, ForwardAnswer};
-use selvedge_fabric::ring::{Member, Ring};
+use selvedge_fabric::ring::{Member, ReplicaSet, Ring};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::uplink::StreamName;
 use std::collections::BTreeMap;
@@ -53,6 +55,8 @@ fn forwarders_do_as_written() {
 }
 
 struct World {
+    /// The first ring.
+    ring: Arc<Ring>,
     forward: Forward,
     effects: ForwardEffects,
     /// By shard and number.
@@ -64,8 +68,8 @@ impl World {
     fn new(shards: u16) -> Self {
         let members: Vec<_> = (1..=3).map(|g| Member { id: GatewayId(g), weight: 1 }).collect();
         let ring = Arc::new(Ring::new(shards, &members, 3).unwrap());
-        let forward = Forward::new(ORIGIN, ring, PIPELINE_BYTES);
-        Self { forward, effects: ForwardEffects::default(), sent: BTreeMap::new(), deadline_ms: None }
+        let forward = Forward::new(ORIGIN, ring.clone(), PIPELINE_BYTES);
+        Self { ring, forward, effects: ForwardEffects::default(), sent: BTreeMap::new(), deadline_ms: None }
     }
 
     fn tell(&mut self, told: &str, out: &mut String) {
@@ -118,6 +122,11 @@ impl World {
                 self.forward.submit(shard, ticket(words[1].parse().unwrap()), item);
                 self.forward.flush(now_ms, &mut self.effects);
             }
+            "ring" => {
+                let shard = ShardId(words[1][1..].parse().unwrap());
+                let ring = Arc::new(self.ring.placed([(shard, replica_set(&words[2..]))]));
+                self.forward.set_ring(now_ms, ring, &mut self.effects);
+            }
             "leader" => self.forward.leader_is(now_ms, shard, gateway(words[1]), &mut self.effects),
             "down" => self.forward.gateway_down(now_ms, gateway(words[1])),
             "up" => self.forward.gateway_up(gateway(words[1])),
@@ -161,8 +170,15 @@ impl World {
             ["malformed"] => verdict(BatchVerdict::Malformed),
             ["gap", last] => verdict(BatchVerdict::Gap { last: last.parse().unwrap() }),
             ["old-start"] => verdict(BatchVerdict::OldStart),
-            ["not-leader"] => ForwardAnswer::NotLeader { leader: None },
-            ["not-leader", leader] => ForwardAnswer::NotLeader { leader: Some(gateway(leader).0) },
+            ["not-leader", ref said @ ..] => {
+                let (leader, said) = match said {
+                    [leader, said @ ..] if leader.starts_with('g') => (Some(gateway(leader).0), said),
+                    said => (None, said),
+                };
+                let first = || ReplicaSet { configuration: 1, members: self.ring.replicas(shard).to_vec() };
+                let replicas = if said.is_empty() { first() } else { replica_set(said) };
+                ForwardAnswer::NotLeader { leader, replicas }
+            }
             ["busy", "window"] => ForwardAnswer::Busy { why: BusyReason::Window },
             ["busy", "disk"] => ForwardAnswer::Busy { why: BusyReason::Disk },
             ["busy", "outbox"] => ForwardAnswer::Busy { why: BusyReason::Outbox },
@@ -258,6 +274,12 @@ fn range(text: &str) -> std::ops::RangeInclusive<u64> {
 fn shard_of(words: &[&str]) -> ShardId {
     let at = words.iter().position(|w| *w == "of").map(|at| words[at + 1]);
     ShardId(at.and_then(|s| s.strip_prefix('s')).map_or(0, |n| n.parse().unwrap()))
+}
+
+/// `cN gA gB...`
+fn replica_set(words: &[&str]) -> ReplicaSet {
+    let configuration = words[0].strip_prefix('c').unwrap().parse().unwrap();
+    ReplicaSet { configuration, members: words[1..].iter().map(|g| gateway(g)).collect() }
 }
 
 fn gateway(text: &str) -> GatewayId {

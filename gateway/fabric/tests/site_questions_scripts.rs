@@ -6,7 +6,8 @@
 //! | `shards N` | the site has N shards; it comes first, and without it there is one |
 //! | `@MS ask DEVICES [stale] [limit=N] [deadline=MS]` | a question about a device, or a pattern; its deadline is 3000 |
 //! | `@MS ID windows [DEVICE@START]... [next=DEVICE@START] [since=MS] [lacking=N]` | a shard's answer to the ask of this number |
-//! | `@MS ID not-leader [gN]`, `@MS ID unavailable` | a replica's answer to the ask of this number |
+//! | `@MS ID not-leader [gN] [cN gA gB...]`, `@MS ID unavailable` | a replica's answer to the ask of this number; the replica is in configuration N of these members (in the first) |
+//! | `@MS ring sM cN gA gB...` | a ring that has this shard at these gateways, in configuration N |
 //! | `@MS up gN...` | the failure detector sees exactly those up |
 //! | `@MS timer` | the clock has come to this time |
 //! | `@MS withdraw N` | the asker of question N has gone |
@@ -19,11 +20,11 @@ mod support {
 
 use selvedge_fabric::machine::{Page, Scanned};
 use selvedge_fabric::peer::{PeerMessage, QueryAnswer, ShardQuery};
-use selvedge_fabric::ring::{Member, Ring};
+use selvedge_fabric::ring::{Member, ReplicaSet, Ring};
 use selvedge_fabric::site_questions::{QuestionEffect, SiteQuestion, SiteQuestions};
 use selvedge_types::aggregate::{Aggregate, Sample};
 use selvedge_types::balance::Policy;
-use selvedge_types::ids::GatewayId;
+use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::question::SiteWindowPlace;
 use selvedge_types::sequences::Sequences;
 use selvedge_types::site_window::SiteWindow;
@@ -31,26 +32,28 @@ use selvedge_types::time::EpochMs;
 use std::fmt::Write;
 use std::sync::Arc;
 
+const GATEWAYS: [GatewayId; 3] = [GatewayId(1), GatewayId(2), GatewayId(3)];
+
 #[test]
 fn questions_are_asked_as_written() {
     support::golden::check("site_questions", || {
-        let mut questions = site(1);
+        let mut site = new_site(1);
         move |told: &str, out: &mut String| match told.strip_prefix("shards ") {
-            Some(count) => questions = site(count.parse().unwrap()),
-            None => tell(&mut questions, told, out),
+            Some(count) => site = new_site(count.parse().unwrap()),
+            None => tell(&site.0, &mut site.1, told, out),
         }
     });
 }
 
-fn site(shards: u16) -> SiteQuestions {
-    let gateways = [1, 2, 3].map(GatewayId);
-    let ring = Ring::new(shards, &gateways.map(|id| Member { id, weight: 1 }), 3).unwrap();
-    let mut questions = SiteQuestions::new(gateways[0], Arc::new(ring), 7);
-    questions.peers(0, &gateways.into(), &mut Vec::new());
-    questions
+/// The first ring, and the questions of gateway 1.
+fn new_site(shards: u16) -> (Arc<Ring>, SiteQuestions) {
+    let ring = Arc::new(Ring::new(shards, &GATEWAYS.map(|id| Member { id, weight: 1 }), 3).unwrap());
+    let mut questions = SiteQuestions::new(GATEWAYS[0], ring.clone(), 7);
+    questions.peers(0, &GATEWAYS.into(), &mut Vec::new());
+    (ring, questions)
 }
 
-fn tell(questions: &mut SiteQuestions, told: &str, out: &mut String) {
+fn tell(ring: &Ring, questions: &mut SiteQuestions, told: &str, out: &mut String) {
     let words: Vec<&str> = told.split_whitespace().collect();
     let now_ms =
         words[0].strip_prefix('@').and_then(|at| at.parse().ok()).unwrap_or_else(|| panic!("{told}?"));
@@ -81,6 +84,10 @@ fn tell(questions: &mut SiteQuestions, told: &str, out: &mut String) {
         ["up", ref gateways @ ..] => {
             questions.peers(now_ms, &gateways.iter().map(|g| gateway(g)).collect(), &mut effects);
         }
+        ["ring", shard, ref set @ ..] => {
+            let placed = ring.placed([(ShardId(shard[1..].parse().unwrap()), replica_set(set))]);
+            questions.set_ring(now_ms, Arc::new(placed), &mut effects);
+        }
         ["timer"] => questions.timer(now_ms, &mut effects),
         ["withdraw", question] => {
             questions.withdraw(now_ms, question.parse().unwrap(), &mut effects);
@@ -96,8 +103,15 @@ fn tell(questions: &mut SiteQuestions, told: &str, out: &mut String) {
                         lacking: number("lacking=").unwrap_or(0) as u32,
                     })
                 }
-                ["not-leader"] => QueryAnswer::NotLeader { leader: None },
-                ["not-leader", leader] => QueryAnswer::NotLeader { leader: Some(gateway(leader).0) },
+                ["not-leader", ref said @ ..] => {
+                    let (leader, said) = match said {
+                        [leader, said @ ..] if leader.starts_with('g') => (Some(gateway(leader).0), said),
+                        said => (None, said),
+                    };
+                    let first = || ReplicaSet { configuration: 1, members: GATEWAYS.to_vec() };
+                    let replicas = if said.is_empty() { first() } else { replica_set(said) };
+                    QueryAnswer::NotLeader { leader, replicas }
+                }
                 ["unavailable"] => QueryAnswer::Unavailable,
                 ref other => panic!("{other:?}?"),
             };
@@ -165,6 +179,12 @@ fn window(text: &str) -> SiteWindow {
 
 fn place(place: &SiteWindowPlace) -> String {
     format!("{}@{}", place.device, place.start.0)
+}
+
+/// `cN gA gB...`
+fn replica_set(words: &[&str]) -> ReplicaSet {
+    let configuration = words[0].strip_prefix('c').unwrap().parse().unwrap();
+    ReplicaSet { configuration, members: words[1..].iter().map(|g| gateway(g)).collect() }
 }
 
 fn gateway(text: &str) -> GatewayId {

@@ -64,7 +64,7 @@ pub const WIRE_VERSION: u8 = 1;
 pub const PREAMBLE: [u8; 4] = [b'S', b'V', b'L', WIRE_VERSION];
 
 /// Format version of [`PeerFrame`].
-pub const PEER_FRAME_VERSION: u8 = 7;
+pub const PEER_FRAME_VERSION: u8 = 8;
 
 /// The longest frame, in bytes.
 pub const MAX_PEER_FRAME_BYTES: usize = 4 * 1024 * 1024;

@@ -4,12 +4,14 @@
 //!
 //! When the machine has applied a stop, it names the next configuration, which begins after the stop's slot. The core
 //! makes a new [`Consensus`] for it: ballots, promises and votes of the earlier configuration mean nothing in the later
-//! one. A leader answers its pending batches and questions as at any loss of leadership.
+//! one. A leader answers its pending batches and questions as at any loss of leadership, and names the members of the
+//! next configuration.
 //!
 //! If this gateway is neither a member of the next configuration nor a learner that the directory names, its replica is
 //! *retired*: a learner to which no replica sends anything. It records that the configuration begins, and after that it
-//! writes nothing and casts no votes. It keeps its state and answers until its host drops it. The host may drop it when
-//! a leader of a later configuration serves. Before that, this replica may be the only one that knows that the stop is
+//! writes nothing and casts no votes. It keeps its state until its host drops it. It answers batches and all questions
+//! about windows, including stale ones, with the members of the configuration that it has no part in, so that whoever
+//! sends to it goes on there. The host may drop it when a leader of a later configuration serves. Before that, this replica may be the only one that knows that the stop is
 //! chosen.
 //!
 //! # On disk
@@ -63,7 +65,7 @@ use super::transfer::Receiving;
 use super::{Now, ShardCore, recover};
 use crate::configuration::{Configuration, FIRST_CONFIGURATION, is_stop};
 use crate::machine::Halt;
-use crate::peer::{PeerMessage, QueryAnswer};
+use crate::peer::PeerMessage;
 use selvedge_paxos::{
     ConfigError, Consensus, Event, GroupConfig, Limits, MAX_LEARNERS, Message, PaxosEffects, Recovered, Role,
     Slot,
@@ -283,10 +285,12 @@ impl ShardCore {
             |e: ConfigError| Halt::Configuration { shard, configuration: next.number, why: e.to_string() };
         let consensus = made.map_err(halt)?;
 
+        // Who asked learns where the shard is now.
+        let before = std::mem::replace(&mut self.configuration, next.clone());
         self.stop_leading(None);
         let asked = std::mem::take(&mut self.asked);
         for (to, id, _) in asked.into_values() {
-            self.answer(to, id, QueryAnswer::NotLeader { leader: None });
+            self.answer_not_leader(to, id, None);
         }
         self.tail.clear();
         self.tail_bytes = 0;
@@ -295,7 +299,6 @@ impl ShardCore {
         let place = Place { began, last: began, durable, ..Place::of(&consensus) };
         let place = std::mem::replace(&mut self.place, place);
         let old = std::mem::replace(&mut self.consensus, consensus);
-        let before = std::mem::replace(&mut self.configuration, next.clone());
         self.former = before.members;
         self.previous = None;
         if old.stopped() == Some(slot) {

@@ -320,9 +320,9 @@ impl ShardCore {
     /// Ends a leadership of this replica: answers each batch that waits here for a verdict, and names the next leader.
     pub(super) fn stop_leading(&mut self, next: Option<GatewayId>) {
         let Some(old) = self.lead.take() else { return };
-        let leader = next.map(|g| g.0);
         for ((origin, n), to) in old.asked {
-            let answer = ForwardAnswer::NotLeader { leader };
+            let (leader, replicas) = (next.map(|g| g.0), self.configuration.replicas());
+            let answer = ForwardAnswer::NotLeader { leader, replicas };
             self.out.send.push((to, PeerMessage::Forwarded { shard: self.id, origin, n, answer }));
         }
     }
@@ -376,7 +376,8 @@ impl ShardCore {
             return Err(ForwardAnswer::Verdict { slot, verdict });
         }
         let Some(lead) = &mut self.lead else {
-            return Err(ForwardAnswer::NotLeader { leader: self.consensus.leader().map(|g| g.0) });
+            let leader = self.consensus.leader().map(|g| g.0);
+            return Err(ForwardAnswer::NotLeader { leader, replicas: self.configuration.replicas() });
         };
         if !lead.opened {
             return Err(ForwardAnswer::Busy { why: BusyReason::Window });

@@ -688,7 +688,7 @@ impl ShardCore {
         }
         for id in effects.reads_failed {
             if let Some((to, id, _)) = self.asked.remove(&id) {
-                self.answer(to, id, QueryAnswer::NotLeader { leader: self.consensus.leader().map(|g| g.0) });
+                self.answer_not_leader(to, id, self.consensus.leader());
             }
         }
         for to in effects.behind {
@@ -795,6 +795,9 @@ impl ShardCore {
     }
 
     fn on_query(&mut self, now: Now, from: GatewayId, id: u64, query: ShardQuery) {
+        if self.is_retired() {
+            return self.answer_not_leader(from, id, None); // its state no longer changes
+        }
         if query.stale {
             return self.scan(now, from, id, &query);
         }
@@ -826,6 +829,11 @@ impl ShardCore {
 
     fn answer(&mut self, to: GatewayId, id: u64, answer: QueryAnswer) {
         self.out.send.push((to, PeerMessage::Answer { id, answer }));
+    }
+
+    fn answer_not_leader(&mut self, to: GatewayId, id: u64, leader: Option<GatewayId>) {
+        let (leader, replicas) = (leader.map(|g| g.0), self.configuration.replicas());
+        self.answer(to, id, QueryAnswer::NotLeader { leader, replicas });
     }
 
     fn snapshot_if_due(&mut self) {

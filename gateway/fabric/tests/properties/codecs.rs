@@ -15,6 +15,7 @@ use selvedge_fabric::peer::{
     BatchAnswer, BusyReason, ForwardAnswer, PeerMessage, QueryAnswer, RoutedPublish, ShardQuery,
     TransferMessage,
 };
+use selvedge_fabric::ring::ReplicaSet;
 use selvedge_paxos::{Ballot, Message};
 use selvedge_types::aggregate::{Aggregate, Sample};
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -139,6 +140,11 @@ fn outcome() -> impl Strategy<Value = ItemOutcome> {
     ]
 }
 
+fn replica_set() -> impl Strategy<Value = ReplicaSet> {
+    (any::<u32>(), vec(any::<u16>().prop_map(GatewayId), 0..4))
+        .prop_map(|(configuration, members)| ReplicaSet { configuration, members })
+}
+
 fn answer() -> impl Strategy<Value = ForwardAnswer> {
     let verdict = prop_oneof![
         vec(outcome(), 0..4).prop_map(|list| BatchVerdict::Applied(list.into_iter().collect())),
@@ -150,7 +156,8 @@ fn answer() -> impl Strategy<Value = ForwardAnswer> {
     let why = prop::sample::select(vec![BusyReason::Window, BusyReason::Disk, BusyReason::Outbox]);
     prop_oneof![
         (any::<u64>(), verdict).prop_map(|(slot, verdict)| ForwardAnswer::Verdict { slot, verdict }),
-        any::<Option<u16>>().prop_map(|leader| ForwardAnswer::NotLeader { leader }),
+        (any::<Option<u16>>(), replica_set())
+            .prop_map(|(leader, replicas)| ForwardAnswer::NotLeader { leader, replicas }),
         why.prop_map(|why| ForwardAnswer::Busy { why }),
     ]
 }
@@ -234,7 +241,8 @@ fn message() -> impl Strategy<Value = PeerMessage> {
                 QueryAnswer::Windows(Scanned { windows, next, since, lacking })
             }
         ),
-        any::<Option<u16>>().prop_map(|leader| QueryAnswer::NotLeader { leader }),
+        (any::<Option<u16>>(), replica_set())
+            .prop_map(|(leader, replicas)| QueryAnswer::NotLeader { leader, replicas }),
         Just(QueryAnswer::Unavailable),
     ];
     let routed = (text(), vec(any::<u8>(), 0..40), any::<u8>())

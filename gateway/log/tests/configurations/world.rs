@@ -316,7 +316,7 @@ impl World {
                 BatchVerdict::Malformed => process.batch = None,
                 verdict => panic!("seed {}: {} is answered {verdict:?}", self.seed, batch.name),
             },
-            ForwardAnswer::NotLeader { leader } => {
+            ForwardAnswer::NotLeader { leader, .. } => {
                 let leader = leader.map(GatewayId).filter(|l| *l != from);
                 (batch.to, batch.at_ms) = (leader, now_ms + 20);
             }
