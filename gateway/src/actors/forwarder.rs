@@ -1,6 +1,7 @@
 //! The forwarder's actor: carries items of devices to the leaders of their shards, and their outcomes back to the
 //! connections.
 
+use crate::actors::messages::PlacementChanged;
 use crate::actors::messages::forwarder::{
     Answered, GatewayDown, GatewayUp, LeaderIs, PublishWills, Submit, Withdraw,
 };
@@ -182,6 +183,15 @@ impl Handler<LeaderIs> for Forwarder {
     fn handle(&mut self, LeaderIs(shard, leader): LeaderIs, _: &mut Self::Context) {
         let mut effects = ForwardEffects::default();
         self.core.leader_is(self.now_ms(), shard, leader, &mut effects);
+        self.perform(effects);
+    }
+}
+
+impl Handler<PlacementChanged> for Forwarder {
+    type Result = ();
+    fn handle(&mut self, PlacementChanged(ring): PlacementChanged, _: &mut Self::Context) {
+        let mut effects = ForwardEffects::default();
+        self.core.set_ring(self.now_ms(), ring, &mut effects);
         self.perform(effects);
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::actors::clock::SiteClock;
 use crate::actors::link::PeerLinks;
+use crate::actors::messages::PlacementChanged;
 use crate::actors::messages::describer::Describe;
 use crate::actors::messages::forwarder::{Answered, GatewayDown, GatewayUp};
 use crate::actors::messages::shard::ShardEvents;
@@ -331,6 +332,15 @@ impl Handler<PeersChanged> for Switch {
         let (now_ms, mut effects) = (self.now_ms(), Vec::new());
         self.asks.peers(now_ms, self.reach.up(), &mut effects);
         self.told = u64::MAX; // so that a peer that comes back learns the subscriptions again
+        self.perform(effects);
+    }
+}
+
+impl Handler<PlacementChanged> for Switch {
+    type Result = ();
+    fn handle(&mut self, PlacementChanged(ring): PlacementChanged, _: &mut Self::Context) {
+        let (now_ms, mut effects) = (self.now_ms(), Vec::new());
+        self.asks.set_ring(now_ms, ring, &mut effects);
         self.perform(effects);
     }
 }
