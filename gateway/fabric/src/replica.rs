@@ -35,6 +35,7 @@ mod sought;
 
 use super::commit::CommitRequest;
 use super::configuration::{Configuration, ReconfigureRefused};
+use super::directory::Directory;
 use super::machine::{Counters, CutBatch, DueWill, Halt, Machine, Scan};
 use super::peer::{BatchAnswer, PeerMessage, QueryAnswer, TransferMessage};
 use super::shard::{
@@ -222,6 +223,9 @@ pub struct ReplicaEffects {
     /// The later configuration that has begun here, if one has (see
     /// [`ShardEffects::configured`](super::shard::ShardEffects::configured)).
     pub configured: Option<Configuration>,
+    /// The directory as applied here, when it changed (see
+    /// [`ShardEffects::directory`](super::shard::ShardEffects::directory)).
+    pub directory: Option<Arc<Directory>>,
     /// The directory's orders that this replica refused to propose: the order's slot in the directory, and the reason.
     pub refused: Vec<(Slot, ReconfigureRefused)>,
 }
@@ -485,6 +489,7 @@ impl Replica {
         self.out.wills = effects.wills;
         self.out.counters = effects.counters;
         (self.out.configured, self.out.refused) = (effects.configured, effects.refused);
+        self.out.directory = effects.directory;
         Ok(std::mem::take(&mut self.out))
     }
 

@@ -35,6 +35,7 @@ use crate::directory::{
     Announcement, DIRECTORY_GROUP, Directory, DirectoryCommand, DirectoryItem, DirectoryStep, GatewayRole,
     GatewayState, Genesis, Seen, SeenGateway, SeenLearner, ShardConfiguration, plan,
 };
+use crate::ring::ReplicaSet;
 use crate::site_state::{GatewayDescription, ReplicaRole};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,7 +66,7 @@ pub enum StewardEffect {
     /// Forward this item to the directory group.
     Submit(DirectoryItem),
     /// These gateways hold the groups now, by group.
-    Placed(BTreeMap<ShardId, Vec<GatewayId>>),
+    Placed(BTreeMap<ShardId, ReplicaSet>),
     /// These gateways are being emptied: they should lead nothing.
     Draining(Vec<GatewayId>),
     /// Ask every gateway that can be reached to describe itself: [`Steward::described`].
@@ -101,7 +102,7 @@ pub struct Steward {
     /// The learners that each replica was told.
     told: BTreeMap<ShardId, Vec<GatewayId>>,
     descriptions: BTreeMap<GatewayId, (u64, GatewayDescription)>,
-    placed: BTreeMap<ShardId, Vec<GatewayId>>,
+    placed: BTreeMap<ShardId, ReplicaSet>,
     draining: Vec<GatewayId>,
     /// When each errand was last run.
     errands: BTreeMap<Errand, u64>,
@@ -137,8 +138,8 @@ impl Steward {
 
     /// Takes a new copy of the directory.
     pub fn copied(&mut self, now_ms: u64, directory: Arc<Directory>) {
-        let placed: BTreeMap<_, _> =
-            directory.configurations().map(|(shard, c)| (shard, c.voters.clone())).collect();
+        let set = |c: &ShardConfiguration| ReplicaSet { configuration: c.number, members: c.voters.clone() };
+        let placed: BTreeMap<_, _> = directory.configurations().map(|(shard, c)| (shard, set(c))).collect();
         if placed != self.placed {
             self.placed.clone_from(&placed);
             self.out.push(StewardEffect::Placed(placed));
@@ -279,7 +280,8 @@ impl Steward {
             let mut members = m.next_voters(known);
             let wanted = directory.wanted(*shard);
             members.sort_by_key(|g| wanted.iter().position(|w| w == g).unwrap_or(wanted.len()));
-            let within_reach = members.iter().filter(|g| self.up.contains(g)).count();
+            let lives = |g: &&GatewayId| self.up.contains(g) && directory.gateway(**g).is_some();
+            let within_reach = members.iter().filter(lives).count();
             if within_reach <= members.len() / 2 {
                 continue;
             }

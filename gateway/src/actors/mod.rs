@@ -46,6 +46,7 @@ pub mod report;
 pub mod room;
 mod scrub;
 pub mod shard;
+pub mod steward;
 pub mod supervisor;
 pub mod switch;
 pub mod uplink;

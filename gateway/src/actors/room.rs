@@ -10,12 +10,14 @@ use std::sync::{Mutex, PoisonError};
 pub struct SiteRoom {
     me: GatewayId,
     full: Mutex<BTreeSet<GatewayId>>,
+    /// The gateways that are being emptied.
+    draining: Mutex<Vec<GatewayId>>,
 }
 
 impl SiteRoom {
     /// Of gateway `me` and its peers; no disk counts as full yet.
     pub fn new(me: GatewayId) -> Self {
-        Self { me, full: Mutex::default() }
+        Self { me, full: Mutex::default(), draining: Mutex::default() }
     }
 
     /// Notes whether a gateway's disk is full.
@@ -36,6 +38,18 @@ impl SiteRoom {
     /// Whether this gateway's disk is full.
     pub fn is_full(&self) -> bool {
         self.full.lock().unwrap_or_else(PoisonError::into_inner).contains(&self.me)
+    }
+
+    /// Notes which gateways are being emptied.
+    pub fn drain(&self, draining: Vec<GatewayId>) {
+        *self.draining.lock().unwrap_or_else(PoisonError::into_inner) = draining;
+    }
+
+    /// The gateways that should lead nothing: their disks are full, or they are being emptied.
+    pub fn reluctant(&self) -> Vec<GatewayId> {
+        let draining = self.draining.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let all: BTreeSet<GatewayId> = self.full().into_iter().chain(draining).collect();
+        all.into_iter().collect()
     }
 
     /// All gateways whose disks are full.

@@ -5,16 +5,19 @@ use crate::actors::clock::SiteClock;
 use crate::actors::messages::forwarder::{Answered, LeaderIs, PublishWills};
 use crate::actors::messages::log::{Healed, Persist, Store};
 use crate::actors::messages::shard::{GetStatus, LoadBatch, LogSaid, ShardEvents, ShardReport};
+use crate::actors::messages::steward::{DirectoryIs, ReplicaIs};
 use crate::actors::messages::switch::ToPeers;
 use crate::actors::messages::uplink::{Loaded, ShardView};
 use crate::actors::process::end_process;
 use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient, SpawnHandle};
 use metrics::Counter;
 use selvedge_fabric::agreement::WallTime;
+use selvedge_fabric::directory::DIRECTORY_GROUP;
 use selvedge_fabric::machine::Counters;
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_fabric::replica::Replica;
 use selvedge_fabric::shard::{Now, ShardEvent};
+use selvedge_fabric::steward::ReplicaView;
 use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::uplink::LostBatch;
@@ -43,6 +46,9 @@ pub struct ShardWays {
     pub wills: Recipient<PublishWills>,
     /// To the uplink: contents that it asked for.
     pub loaded: Recipient<Loaded>,
+    /// To the steward: the directory, and the replica's configuration.
+    pub directory: Recipient<DirectoryIs>,
+    pub steward: Recipient<ReplicaIs>,
     /// To the uplink: the state of the outbox.
     pub view: Recipient<ShardView>,
     /// The origin of monotonic times.
@@ -64,13 +70,15 @@ pub struct ShardActor {
     led: u64,
     /// Handles of the counters `selvedge_applied_total` that were used so far.
     applied: BTreeMap<&'static str, Counter>,
+    /// What the steward was last told.
+    told: Option<ReplicaView>,
 }
 
 impl ShardActor {
     /// An actor around a recovered replica.
     pub fn new(id: ShardId, me: GatewayId, replica: Replica, ways: Arc<ShardWays>) -> Self {
         let (inbox, applied) = (Vec::new(), BTreeMap::new());
-        Self { id, me, replica, ways, inbox, turning: false, timer: None, led: 0, applied }
+        Self { id, me, replica, ways, inbox, turning: false, timer: None, led: 0, applied, told: None }
     }
 
     fn now(&self) -> Now {
@@ -132,7 +140,24 @@ impl ShardActor {
             metrics::counter!("selvedge_leaderships_total").increment(1);
             ways.leader.do_send(LeaderIs(shard, self.me));
         }
-        if let Some(view) = effects.uplink {
+        if let Some(directory) = effects.directory {
+            ways.directory.do_send(DirectoryIs(directory));
+        }
+        for (slot, why) in effects.refused {
+            tracing::debug!(%shard, slot, "can't move a replica yet: {why}");
+        }
+        if let Some(configuration) = effects.configured {
+            tracing::info!(%shard, number = configuration.number, members = ?configuration.members, "a configuration has begun");
+        }
+        let core = self.replica.core();
+        let (configuration, leads) = (core.configuration(), core.serves());
+        if self.told.as_ref().is_none_or(|told| told.leads != leads || told.configuration != *configuration) {
+            let view = ReplicaView { configuration: configuration.clone(), leads };
+            self.told = Some(view.clone());
+            ways.steward.do_send(ReplicaIs(shard, view));
+        }
+        // The directory group has nothing for the cloud.
+        if let Some(view) = effects.uplink.filter(|_| shard != DIRECTORY_GROUP) {
             ways.view.do_send(ShardView(shard, view));
         }
         if !effects.wills.is_empty() {

@@ -47,6 +47,7 @@
 //! - Invariant: at least one active gateway holds data.
 //! - Invariant: no two active gateways have the same position in the ring.
 //! - Invariant: the number of a group's configuration never decreases, and one number never gets other voters.
+//! - Invariant: no move leaves a group without a majority of voters that were not removed.
 //! - Invariant: at most one replica of a group moves at a time, and at most [`MAX_MOVES_ENTRIES`] in the whole site.
 //! - Invariant: the level never decreases, and every gateway that is not gone understands it.
 //! - Invariant: unless forced, a removal leaves every group in which the gateway votes a majority, and a full gateway

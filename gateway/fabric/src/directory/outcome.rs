@@ -134,6 +134,8 @@ pub enum DirectoryRefusal {
     VoterAlready { shard: ShardId, gateway: GatewayId },
     #[error("{}: after this move it would have no voter, or more than {MAX_REPLICAS}", Group(*.0))]
     Voters(ShardId),
+    #[error("{}: after this move most of its voters would be gateways that were removed", Group(*.0))]
+    VotersGone(ShardId),
     #[error("gateway {0} is not active, and only active gateways take replicas")]
     ComesInactive(GatewayId),
     #[error("{}: its configuration is now {configuration}: plan the move again", Group(*shard))]

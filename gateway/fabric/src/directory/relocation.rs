@@ -1,6 +1,6 @@
 //! Commands for reports of configurations, and for beginning, recording and ending moves.
 
-use super::configuration::{Reported, ShardConfiguration};
+use super::configuration::{Reported, ShardConfiguration, majority};
 use super::gateway::GatewayState;
 use super::moves::{MAX_MOVES_ENTRIES, MAX_RATE_BYTES_PER_S, MIN_RATE_BYTES_PER_S, ShardMove};
 use super::outcome::{DirectoryOutcome, DirectoryRefusal};
@@ -73,8 +73,15 @@ impl Directory {
         }
         let since = state.slot;
         let begun = ShardMove { leaves, comes, since, done_bytes: 0, total_bytes: 0 };
-        if !(1..=MAX_REPLICAS).contains(&begun.next_voters(now).len()) {
+        let next = begun.next_voters(now);
+        if !(1..=MAX_REPLICAS).contains(&next.len()) {
             return Err(DirectoryRefusal::Voters(shard));
+        }
+        // The planner's copy may be of before a removal.
+        let living =
+            |g: &&GatewayId| state.gateways.state(**g).is_some_and(|state| state != GatewayState::Gone);
+        if next.iter().filter(living).count() < majority(next.len()) {
+            return Err(DirectoryRefusal::VotersGone(shard));
         }
         state.moves.under_way.insert(shard, begun);
         Ok(DirectoryOutcome::Begun { since })

@@ -12,6 +12,7 @@ pub mod describer;
 pub mod forwarder;
 pub mod log;
 pub mod shard;
+pub mod steward;
 pub mod switch;
 pub mod uplink;
 

@@ -1,0 +1,340 @@
+//! Stewards bring a site's replicas to where its directory wants them, without orders between gateways: whatever is
+//! lost on the way, whichever gateways are away for a while, and however old each gateway's copy of the directory is.
+//!
+//! Shards are modelled here: each is a configuration, and the gateways that hold a replica of it. A stop is checked by
+//! the shard's own rules ([`Configuration::check_next`]).
+
+use selvedge_fabric::configuration::{Configuration, Stop};
+use selvedge_fabric::directory::*;
+use selvedge_fabric::ring::{Member, Ring};
+use selvedge_fabric::site_state::{GatewayDescription, ReplicaDescription, ReplicaRole};
+use selvedge_fabric::steward::{ReplicaView, Steward, StewardEffect};
+use selvedge_paxos::Ballot;
+use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::time::ElapsedMs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+const SHARDS: u16 = 8;
+/// Enough steps after the last fault for all moves, with what is lost on the way.
+const CALM_STEPS: usize = 30_000;
+
+/// One group of the site.
+struct Group {
+    configuration: Configuration,
+    /// The gateways that hold a replica, and whether it has everything.
+    held: BTreeMap<GatewayId, bool>,
+    /// The learners that each replica was told.
+    learners: BTreeMap<GatewayId, Vec<GatewayId>>,
+}
+
+struct World {
+    random: fastrand::Rng,
+    now_ms: u64,
+    slot: u64,
+    /// The directory as chosen; gateways' copies lag behind.
+    chosen: Option<Directory>,
+    copied: BTreeMap<GatewayId, u64>,
+    groups: BTreeMap<ShardId, Group>,
+    stewards: BTreeMap<GatewayId, Steward>,
+    away: BTreeSet<GatewayId>,
+    /// Of a hundred effects, how many are lost.
+    lost: u32,
+    genesis: Genesis,
+    tokens: u8,
+    configurations: usize,
+}
+
+impl World {
+    fn new(seed: u64, gateways: u16) -> Self {
+        let first = |id| FirstGateway { id: GatewayId(id), weight: 1, peer: format!("gateway-{id}:7000") };
+        let genesis = Genesis { shards: SHARDS, replicas: 3, gateways: (1..=gateways).map(first).collect() };
+        let members: Vec<_> = (1..=gateways).map(|id| Member { id: GatewayId(id), weight: 1 }).collect();
+        let ring = Ring::new(SHARDS, &members, 3).unwrap();
+        let group = |shard: ShardId| {
+            let members = ring.replicas(shard).to_vec();
+            let held = members.iter().map(|g| (*g, true)).collect();
+            (
+                shard,
+                Group {
+                    configuration: Configuration::first(members, vec![]),
+                    held,
+                    learners: BTreeMap::new(),
+                },
+            )
+        };
+        let groups = (0..SHARDS).map(ShardId).chain([DIRECTORY_GROUP]).map(group).collect();
+        let mut world = Self {
+            random: fastrand::Rng::with_seed(seed),
+            now_ms: 0,
+            slot: 0,
+            chosen: None,
+            copied: BTreeMap::new(),
+            groups,
+            stewards: BTreeMap::new(),
+            away: BTreeSet::new(),
+            lost: 20,
+            genesis,
+            tokens: 0,
+            configurations: 0,
+        };
+        (1..=gateways).for_each(|id| world.start(GatewayId(id)));
+        world
+    }
+
+    fn start(&mut self, id: GatewayId) {
+        self.stewards.insert(id, Steward::new(id, self.genesis.clone(), None));
+        self.copied.insert(id, 0);
+        // Every gateway holds a replica of the directory group.
+        self.groups.get_mut(&DIRECTORY_GROUP).unwrap().held.entry(id).or_insert(false);
+        let held: Vec<_> =
+            self.groups.iter().filter(|(_, g)| g.held.contains_key(&id)).map(|(s, _)| *s).collect();
+        held.into_iter().for_each(|shard| self.view(shard, id));
+    }
+
+    fn leader(&self, shard: ShardId) -> Option<GatewayId> {
+        let members = &self.groups[&shard].configuration.members;
+        let up = |g: &&GatewayId| !self.away.contains(g) && self.stewards.contains_key(g);
+        let has_majority = members.iter().filter(up).count() > members.len() / 2;
+        members.iter().find(up).copied().filter(|_| has_majority)
+    }
+
+    fn view(&mut self, shard: ShardId, id: GatewayId) {
+        let leads = self.leader(shard) == Some(id);
+        let view = ReplicaView { configuration: self.groups[&shard].configuration.clone(), leads };
+        if let Some(steward) = self.stewards.get_mut(&id) {
+            steward.replica(self.now_ms, shard, view);
+        }
+    }
+
+    fn views(&mut self) {
+        let held: Vec<_> = self.groups.iter().flat_map(|(s, g)| g.held.keys().map(|id| (*s, *id))).collect();
+        held.into_iter().for_each(|(shard, id)| self.view(shard, id));
+    }
+
+    fn tell(&mut self, command: DirectoryCommand) -> Option<DirectoryOutcome> {
+        self.slot += 1;
+        let (slot, elapsed) = (self.slot, ElapsedMs(self.now_ms));
+        self.chosen.as_mut().map(|directory| directory.apply(slot, elapsed, None, &command))
+    }
+
+    fn describe(&self, id: GatewayId) -> GatewayDescription {
+        let replica = |(shard, group): (&ShardId, &Group)| {
+            let whole = *group.held.get(&id)?;
+            let role = match group.configuration.has_member(id) {
+                true if self.leader(*shard) == Some(id) => ReplicaRole::Leader,
+                true => ReplicaRole::Follower,
+                false => ReplicaRole::Learner,
+            };
+            Some(ReplicaDescription {
+                shard: *shard,
+                configuration: group.configuration.number,
+                role,
+                leader: self.leader(*shard),
+                ballot: Ballot::default(),
+                commit: 1_000,
+                applied: if whole { 1_000 } else { 1 },
+                outbox_batches: 0,
+                outbox_bytes: 0,
+            })
+        };
+        GatewayDescription {
+            release: "1".into(),
+            uptime_ms: 1,
+            trouble: None,
+            warnings: 0,
+            connections: 0,
+            acked: 0,
+            room: true,
+            clock_sure: true,
+            replicas: self.groups.iter().filter_map(replica).collect(),
+        }
+    }
+
+    fn perform(&mut self, id: GatewayId) {
+        let effects = self.stewards.get_mut(&id).map(Steward::take).unwrap_or_default();
+        for effect in effects {
+            // Only what a steward asks for again can be lost.
+            let told_once = matches!(
+                effect,
+                StewardEffect::Learners { .. } | StewardEffect::Placed(_) | StewardEffect::Draining(_)
+            );
+            if !told_once && self.random.u32(..100) < self.lost {
+                continue;
+            }
+            match effect {
+                StewardEffect::Hold { shard, configuration } => {
+                    let group = self.groups.get_mut(&shard).unwrap();
+                    assert!(configuration <= group.configuration.number, "a configuration that is not yet");
+                    group.held.entry(id).or_insert(false);
+                    self.view(shard, id);
+                }
+                StewardEffect::Learners { shard, learners } => {
+                    self.groups.get_mut(&shard).unwrap().learners.insert(id, learners);
+                }
+                StewardEffect::Reconfigure { shard, stop } => self.reconfigure(id, shard, &stop),
+                StewardEffect::Submit(DirectoryItem::Begin(genesis)) => {
+                    if self.chosen.is_none() {
+                        self.chosen = Some(Directory::genesis(&genesis).unwrap());
+                    }
+                }
+                StewardEffect::Submit(DirectoryItem::Command(_, command)) => drop(self.tell(command)),
+                StewardEffect::Describe => {
+                    let all: Vec<_> =
+                        self.stewards.keys().copied().filter(|g| !self.away.contains(g)).collect();
+                    for other in all {
+                        let description = self.describe(other);
+                        assert!(description.is_sound());
+                        let steward = self.stewards.get_mut(&id).unwrap();
+                        steward.described(self.now_ms, other, description);
+                    }
+                }
+                StewardEffect::Placed(_) | StewardEffect::Draining(_) => {}
+            }
+        }
+    }
+
+    fn reconfigure(&mut self, id: GatewayId, shard: ShardId, stop: &Stop) {
+        let leads = self.leader(shard) == Some(id);
+        let group = self.groups.get_mut(&shard).unwrap();
+        let Ok(added) = group.configuration.check_next(stop) else { return };
+        let ready =
+            |g: GatewayId| group.learners[&id].contains(&g) && group.held.get(&g).copied().unwrap_or(false);
+        if !leads || !added.is_none_or(ready) {
+            return;
+        }
+        group.configuration = Configuration::after(stop, group.configuration.base + 1);
+        self.configurations += 1;
+        let members = &group.configuration.members;
+        assert!(members.iter().all(|m| group.held.contains_key(m)), "a member without a replica");
+        self.views();
+    }
+
+    /// One step of a random gateway, or of a learner's transfer.
+    fn step(&mut self) {
+        self.now_ms += 20;
+        let ids: Vec<_> = self.stewards.keys().copied().filter(|g| !self.away.contains(g)).collect();
+        let Some(id) = self.random.choice(ids) else { return };
+        match self.random.u32(..8) {
+            0 => {
+                let leaders: BTreeMap<_, _> =
+                    self.groups.keys().filter_map(|s| Some((*s, self.leader(*s)?))).collect();
+                for (shard, group) in &mut self.groups {
+                    let Some(learners) = leaders.get(shard).and_then(|l| group.learners.get(l)) else {
+                        continue;
+                    };
+                    let lacks = group.held.iter_mut().filter(|(g, _)| learners.contains(g));
+                    lacks.for_each(|(_, whole)| *whole |= self.random.u32(..4) == 0);
+                }
+            }
+            1..=3 => {
+                if let Some(chosen) = self.chosen.clone()
+                    && self.copied[&id] < self.slot.max(1)
+                {
+                    self.copied.insert(id, self.slot.max(1));
+                    let steward = self.stewards.get_mut(&id).unwrap();
+                    steward.copied(self.now_ms, Arc::new(chosen));
+                }
+            }
+            _ => {
+                let up = self.stewards.keys().copied().filter(|g| !self.away.contains(g)).collect();
+                let steward = self.stewards.get_mut(&id).unwrap();
+                steward.peers(self.now_ms, &up);
+            }
+        }
+        self.perform(id);
+    }
+
+    fn order(&mut self) {
+        let Some(chosen) = &self.chosen else { return };
+        let living: Vec<_> = chosen.gateways().map(|(id, _)| id).collect();
+        let Some(gateway) = self.random.choice(living.iter().copied()) else { return };
+        match self.random.u32(..6) {
+            0 => drop(self.tell(DirectoryCommand::Drain { gateway })),
+            1 => drop(self.tell(DirectoryCommand::Resume { gateway })),
+            2 => {
+                let weight = self.random.u32(1..4);
+                self.tell(DirectoryCommand::Reweigh { gateway, weight });
+            }
+            // Whoever orders a removal first makes sure that the directory knows all configurations.
+            3 if living.len() > 4 && self.all_known() => {
+                self.tell(DirectoryCommand::Remove { gateway, force: false, unsound: vec![] });
+            }
+            4 if living.len() < 7 => self.join(),
+            _ if self.away.is_empty() => {
+                self.away.insert(gateway);
+                self.views();
+            }
+            _ => {
+                self.away.clear();
+                self.views();
+            }
+        }
+    }
+
+    fn join(&mut self) {
+        self.tokens += 1;
+        let token = TokenHash([self.tokens; 32]);
+        let admits = Admission::default();
+        self.tell(DirectoryCommand::Invite { token, lasts_ms: 60_000, admits });
+        let (key, incarnation) = (GatewayKey([self.tokens; 32]), u128::from(self.tokens));
+        let addresses = GatewayAddresses { peer: "new:7000".into(), ..GatewayAddresses::default() };
+        let join = JoinRequest { token, incarnation, key, addresses, zone: None, level: 1 };
+        let outcome = self.tell(DirectoryCommand::Join(Box::new(join)));
+        let Some(DirectoryOutcome::Joined { gateway }) = outcome else { panic!("{outcome:?}") };
+        self.start(gateway);
+    }
+
+    fn all_known(&self) -> bool {
+        let number = |shard| self.chosen.as_ref()?.configuration(shard).map(|c| c.number);
+        self.groups.iter().all(|(shard, g)| number(*shard) == Some(g.configuration.number))
+    }
+
+    fn is_settled(&self) -> bool {
+        let Some(chosen) = &self.chosen else { return false };
+        let settled = |(shard, group): (&ShardId, &Group)| {
+            let wanted: BTreeSet<_> = chosen.wanted(*shard).into_iter().collect();
+            let members: BTreeSet<_> = group.configuration.members.iter().copied().collect();
+            let known = chosen.configuration(*shard).unwrap();
+            wanted == members && known.number == group.configuration.number
+        };
+        let active = chosen.gateways().all(|(_, g)| g.state != GatewayState::Joining);
+        active && chosen.moves().is_empty() && self.groups.iter().all(settled)
+    }
+}
+
+fn run(seed: u64) -> usize {
+    let gateways = 3 + (seed % 4) as u16;
+    let mut world = World::new(seed, gateways);
+    for step in 0..6_000 {
+        if step % 150 == 149 {
+            world.order();
+        }
+        world.step();
+    }
+    world.away.clear();
+    world.views();
+    for _ in 0..CALM_STEPS {
+        if world.is_settled() {
+            return world.configurations;
+        }
+        world.step();
+    }
+    let chosen = world.chosen.unwrap();
+    for (shard, group) in &world.groups {
+        let (wanted, known) = (chosen.wanted(*shard), chosen.configuration(*shard));
+        let (members, learners) = (&group.configuration.members, &group.learners);
+        if members.iter().collect::<BTreeSet<_>>() != wanted.iter().collect() {
+            println!("{shard}: {members:?} wanted {wanted:?} known {known:?} held {:?}", group.held);
+            println!("{learners:?}");
+        }
+    }
+    let states: Vec<_> = chosen.gateways().map(|(id, g)| (id, g.state)).collect();
+    panic!("seed {seed} does not settle; moves {:?}; gateways {states:?}", chosen.moves());
+}
+
+#[test]
+fn sites_settle_where_their_directory_wants_them() {
+    let configurations: usize = (0..150).map(run).sum();
+    assert!(configurations > 1_500, "only {configurations} configurations");
+}
