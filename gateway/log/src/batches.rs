@@ -127,6 +127,11 @@ impl BatchStore {
         self.groups.get(&group).is_some_and(|folder| folder.seqs.contains(&seq))
     }
 
+    /// The groups that have a folder here. It may be empty.
+    pub fn groups(&self) -> impl Iterator<Item = u16> + '_ {
+        self.groups.keys().copied()
+    }
+
     /// Whether the group has any batches here.
     pub fn has_any(&self, group: u16) -> bool {
         self.groups.get(&group).is_some_and(|folder| !folder.seqs.is_empty())

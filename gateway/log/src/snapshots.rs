@@ -9,6 +9,7 @@ use super::disk::{Disk, DiskFile};
 use super::error::LogError;
 use super::form::LogIdentity;
 use super::stored::{self, HEAD_BYTES, Label};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"SelvgSnp";
@@ -135,6 +136,14 @@ impl SnapshotStore {
         let name = name_of(group, slot);
         let is_newest = self.newest(group)? == Some(slot);
         Ok(is_newest && !self.label(group, slot).is_whole(self.disk.as_ref(), &name, &mut |_| {}))
+    }
+
+    /// The groups that have a snapshot here.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] when the folder can't be read.
+    pub fn groups(&self) -> Result<BTreeSet<u16>, LogError> {
+        Ok(self.names()?.iter().filter_map(|name| parse(name)).map(|(group, _)| group).collect())
     }
 
     fn label(&self, group: u16, slot: u64) -> Label<'_> {

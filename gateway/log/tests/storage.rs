@@ -43,15 +43,18 @@ fn ring() -> Ring {
     Ring::new(1, &members, 3).unwrap()
 }
 
-fn try_open(disk: &MemoryDisk) -> Result<Opened, OpenError> {
-    let settings = ReplicaSettings {
+fn replica_settings() -> ReplicaSettings {
+    ReplicaSettings {
         rules: Arc::new(CountingRules::default()),
         limits: Limits::default(),
         outbox_budget_bytes: 1 << 20,
         incarnation: 1,
         shelf_bytes: 1 << 10,
-    };
-    found(disk)?.open(ME, &ring(), &settings, &mut || 7)
+    }
+}
+
+fn try_open(disk: &MemoryDisk) -> Result<Opened, OpenError> {
+    found(disk)?.open(ME, &ring(), &replica_settings(), &mut || 7)
 }
 
 fn open(disk: &MemoryDisk) -> Opened {
@@ -167,6 +170,21 @@ fn what_was_recorded_before_a_replica_began_anew_is_void() {
     assert!(!replay.is_damaged());
     let slots: Vec<u64> = replay.finish(0, None, None).recovered().entries.iter().map(|e| e.slot).collect();
     assert_eq!(slots, [1, 2], "3 to 5 may lie behind a hole");
+}
+
+#[test]
+fn damage_of_unknown_groups_is_not_over_while_a_replica_that_was_added_is_damaged() {
+    let disk = used();
+    let log = disk.folder("log").unwrap();
+    log.list().unwrap().iter().for_each(|name| log.remove(name).unwrap());
+    let opened = open(&disk);
+    assert!(opened.recovery.damaged_groups.is_all());
+    let mut keeper = LogKeeper::new(opened.log, [ShardId(0)]);
+    keeper.perform(LogWork::Add(ShardId(4))).unwrap();
+    keeper.perform(LogWork::Healed(ShardId(0))).unwrap();
+    assert!(!keeper.log().damaged_groups().is_empty());
+    keeper.perform(LogWork::Healed(ShardId(4))).unwrap();
+    assert!(keeper.log().damaged_groups().is_empty());
 }
 
 const NOW: Now = Now { mono_ms: 1, wall: EpochMs(1_764_000_000_000), sure: true };

@@ -143,6 +143,13 @@ impl FoundReplica {
         Self { silent_until: configuration, is_new: true, ..Self::default() }
     }
 
+    /// The same replica, for a gateway whose log may have lost an earlier replica of this shard, together with its
+    /// votes. `nonce` is a number that no earlier start has drawn.
+    pub fn damaged(mut self, nonce: u64) -> Self {
+        self.recovered.damaged = Some(nonce);
+        self
+    }
+
     /// The state that the group recovers from.
     pub fn recovered(&self) -> &Recovered {
         &self.recovered
@@ -243,6 +250,11 @@ impl Replay {
     /// replica must neither run nor begin anew.
     pub fn unreadable(&self) -> Option<&str> {
         self.unreadable.as_deref()
+    }
+
+    /// Whether the log says that the replica was made after its shard began ([`FoundReplica::learner`]).
+    pub fn came_later(&self) -> bool {
+        self.silent_until > 0
     }
 
     /// Whether the replica lost records and was not repaired yet when it stopped.

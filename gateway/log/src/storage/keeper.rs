@@ -27,6 +27,8 @@ pub enum LogWork {
     Keep { shard: ShardId, from: u64 },
     /// The shard's damage is repaired.
     Healed(ShardId),
+    /// The shard has a replica here from now on.
+    Add(ShardId),
     /// Keep the shard's records from this slot on, whatever snapshots cover; `None` removes the pin.
     Pin(ShardId, Option<u64>),
     /// Find where the shard's records of slot `from` and later lie, for the replica on gateway `to`.
@@ -197,6 +199,7 @@ impl LogKeeper {
                 self.log.repaired(&Groups::these([shard.0]))?;
                 self.close_repairs()?;
             }
+            LogWork::Add(shard) => _ = self.groups.insert(shard.0),
             LogWork::Pin(shard, from) => self.log.pin(shard.0, from),
             LogWork::Stretch { shard, to, from } => {
                 let stretch = self.log.stretch(shard.0, from);

@@ -1,7 +1,8 @@
 //! Everything that a gateway keeps on disk: the log, the snapshots and the contents of uplink batches. There are no
 //! threads and no actors here: the log's actor runs this module, and so do the tests that simulate whole sites.
 //!
-//! [`read`] reads the log and changes nothing, and [`ReadStorage::open`] makes replicas of what was found. Then
+//! [`read`] reads the log and changes nothing, and [`ReadStorage::open`] makes replicas of what was found.
+//! [`new_replica`] makes one later, of a shard that moves here. Then
 //! [`StorageDesk`] carries between the shards, the log and the store: it gathers the records that shards want written
 //! ([`selvedge_fabric::commit`]), and decides what the log ([`LogKeeper`]) and the store ([`Stores`]) do next. Each of
 //! these does one piece of work at a time, in the order given, on a thread of its own, so that a snapshot does not
@@ -29,5 +30,5 @@ mod transfers;
 
 pub use desk::{Errand, LogFigures, StorageDesk};
 pub use keeper::{Done, FileKind, LogKeeper, LogWork, Stores};
-pub use open::{Folders, OpenError, Opened, ReadStorage, ReplicaSettings, read};
+pub use open::{Folders, OpenError, Opened, ReadStorage, ReplicaSettings, new_replica, read};
 pub use transfers::{MAX_TRANSFERS_ENTRIES, STALLED_MS, TRANSFER_MS};

@@ -1,19 +1,28 @@
-//! Makes replicas of what is on disk.
+//! Makes replicas: at the start of what is on disk, and later of nothing, for shards that move here.
 //!
 //! Everything is read before anything is written. What a checksum shows to be damaged is fetched from peers. What is
 //! intact and can't be read was written by another release: this one then refuses to start and leaves everything as it
 //! is.
+//!
+//! The ring gives a gateway the shards that it holds from their beginning. A shard that moved here is on disk: the first
+//! record of its replica says that the replica was made later, and the log keeps that record for good. If it is missing,
+//! the log has lost it or had no room for it yet, so the replica counts as damaged.
+//!
+//! Invariant: every shard of which anything is on disk gets a replica at the next start.
+//! Limits: a replica is forgotten if the log loses all its records and neither a snapshot nor a batch of it is there. A
+//! replica that such a gateway makes anew may not vote either until it is repaired ([`new_replica`]).
 
 use super::keeper::Stores;
 use crate::{
     BatchStore, Disk, Floor, Log, LogError, LogOptions, LogReader, ReadLog, Recovery, Room, SnapshotStore,
 };
+use selvedge_fabric::configuration::FIRST_CONFIGURATION;
 use selvedge_fabric::machine::{CountingRules, Machine, RestoreError};
 use selvedge_fabric::record::LogRecord;
 use selvedge_fabric::replica::Replica;
 use selvedge_fabric::ring::Ring;
-use selvedge_fabric::shard::{MAX_SNAPSHOT_BYTES, Replay, ShardCore, ShardSettings};
-use selvedge_paxos::GroupConfig;
+use selvedge_fabric::shard::{FoundReplica, MAX_SNAPSHOT_BYTES, Replay, ShardCore, ShardSettings};
+use selvedge_paxos::{ConfigError, GroupConfig};
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +36,7 @@ pub enum OpenError {
     Log(#[from] LogError),
     /// The configuration of a shard's group is not valid.
     #[error(transparent)]
-    Group(#[from] selvedge_paxos::ConfigError),
+    Group(#[from] ConfigError),
     /// Another release wrote this. It is intact, so it is not damage.
     #[error(
         "shard {shard}: {what} can't be read by this release: {why}; nothing was changed: run the release that wrote it, or a newer one"
@@ -82,6 +91,47 @@ pub struct ReplicaSettings {
     pub shelf_bytes: usize,
 }
 
+impl ReplicaSettings {
+    /// The settings of gateway `me`'s replica of this shard, whose first members the ring names.
+    fn of(&self, me: GatewayId, shard: ShardId, ring: &Ring) -> ShardSettings {
+        let members = ring.replicas(shard).to_vec();
+        ShardSettings {
+            group: GroupConfig::new(shard, me, members, self.limits.clone()),
+            rules: self.rules.clone(),
+            outbox_budget_bytes: self.outbox_budget_bytes,
+            incarnation: self.incarnation,
+        }
+    }
+}
+
+/// Makes an empty replica of a shard that moves to gateway `me`. It votes in no configuration up to `configuration`, the
+/// shard's present one ([`FoundReplica::learner`]). `damaged` carries a number that no earlier start has drawn if the
+/// log, when the process read it, had damage that may concern this shard: an earlier replica may then be lost with its
+/// votes. The log has to know of the replica before it writes the replica's records ([`super::LogWork::Add`]).
+///
+/// # Errors
+/// [`ConfigError`], when the ring has no such shard.
+pub fn new_replica(
+    me: GatewayId,
+    shard: ShardId,
+    ring: &Ring,
+    settings: &ReplicaSettings,
+    configuration: u32,
+    damaged: Option<u64>,
+) -> Result<Replica, ConfigError> {
+    if ring.replicas(shard).is_empty() {
+        return Err(ConfigError::Count { group: shard, count: 0 });
+    }
+    let found = FoundReplica::learner(configuration.max(FIRST_CONFIGURATION));
+    let found = match damaged {
+        Some(nonce) => found.damaged(nonce),
+        None => found,
+    };
+    let machine = Machine::new(shard, settings.rules.clone());
+    let core = ShardCore::recover(settings.of(me, shard, ring), machine, found)?;
+    Ok(Replica::new(shard, core, false, settings.shelf_bytes))
+}
+
 /// Reads what is in the folders, and changes nothing.
 ///
 /// # Errors
@@ -110,8 +160,21 @@ impl ReadStorage {
         self.log.recovery()
     }
 
-    /// Opens what was read, with replicas of the shards that the ring gives to gateway `me`: those of which it is a
-    /// member in the first configuration. See [`ReadStorage::open_shards`].
+    /// The shards of the ring of which gateway `me` has a replica: those that it holds from their beginning, and those
+    /// of which anything is on disk, because a replica moved here.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] when the snapshots can't be listed.
+    pub fn shards(&self, me: GatewayId, ring: &Ring) -> Result<BTreeSet<ShardId>, LogError> {
+        let damaged = &self.log.recovery().damaged_groups;
+        let found = self.replays.keys().copied().chain(self.stores.snapshots.groups()?);
+        let found =
+            found.chain(self.stores.batches.groups()).chain(damaged.known().into_iter().flatten().copied());
+        let found = found.filter(|group| *group < ring.shards()).map(ShardId);
+        Ok(found.chain(ring.shards_of(me)).collect())
+    }
+
+    /// Opens what was read, with a replica of each of the [`ReadStorage::shards`]. See [`ReadStorage::open_shards`].
     ///
     /// # Errors
     /// Those of [`ReadStorage::open_shards`].
@@ -122,7 +185,8 @@ impl ReadStorage {
         settings: &ReplicaSettings,
         nonce: &mut dyn FnMut() -> u64,
     ) -> Result<Opened, OpenError> {
-        self.open_shards(me, ring.shards_of(me), ring, settings, nonce)
+        let shards = self.shards(me, ring)?;
+        self.open_shards(me, shards, ring, settings, nonce)
     }
 
     /// Opens what was read, with replicas of these shards at gateway `me`. The ring need not give it these shards: logs
@@ -156,6 +220,7 @@ impl ReadStorage {
             let slot = machine.slot();
             let mut damaged = lost || recovery.damaged_groups.contains(id.0) || replay.is_damaged();
             damaged |= replay.lacks_records(slot, machine.configuration());
+            damaged |= !ring.replicas(id).contains(&me) && !replay.came_later();
             if damaged {
                 tracing::error!(shard = %id, "its log is damaged: it does not vote until its peers have repaired it");
             }
@@ -170,15 +235,8 @@ impl ReadStorage {
             let found = replay.finish(slot, machine.configuration(), damaged.then(&mut *nonce));
             // The log need not keep what a snapshot covers, but does not remember that itself.
             log.keep_from(id.0, slot + 1);
-            let members = ring.replicas(id).to_vec();
-            let shard_settings = ShardSettings {
-                group: GroupConfig::new(id, me, members, settings.limits.clone()),
-                rules: settings.rules.clone(),
-                outbox_budget_bytes: settings.outbox_budget_bytes,
-                incarnation: settings.incarnation,
-            };
             let has_stored = stores.batches.has_any(id.0);
-            let shard = ShardCore::recover(shard_settings, machine, found)?;
+            let shard = ShardCore::recover(settings.of(me, id, ring), machine, found)?;
             let mut replica = Replica::new(id, shard, has_stored, settings.shelf_bytes);
             replica.starts_with(log.room() == Room::Plenty);
             replicas.insert(id, replica);

@@ -3,16 +3,16 @@
 
 use crate::seeded::Random;
 use crate::world::GATEWAYS;
-use selvedge_fabric::machine::{CountingRules, Item, Machine, Origin, PublishItem, Reading, Submission};
+use selvedge_fabric::machine::{CountingRules, Item, Origin, PublishItem, Reading, Submission};
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_fabric::replica::{Encoding, Replica, StoreWork};
 use selvedge_fabric::ring::{Member, Ring};
-use selvedge_fabric::shard::{FoundReplica, Now, ShardCore, ShardEvent, ShardSettings};
+use selvedge_fabric::shard::{Now, ShardEvent};
 use selvedge_log::storage::{
     self, Done, Errand, Folders, LogKeeper, LogWork, ReplicaSettings, StorageDesk, Stores,
 };
 use selvedge_log::{Crash, Disk, Floor, LogOptions, MemoryDisk};
-use selvedge_paxos::{GroupConfig, Limits};
+use selvedge_paxos::Limits;
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::uplink::StreamName;
 use std::collections::VecDeque;
@@ -87,6 +87,16 @@ fn limits() -> Limits {
     Limits { window_entries: 6, chunk_bytes: 2_000, in_flight_bytes: 4_000, ..Limits::default() }
 }
 
+fn settings() -> ReplicaSettings {
+    ReplicaSettings {
+        rules: rules(),
+        limits: limits(),
+        outbox_budget_bytes: 1 << 20,
+        incarnation: 1,
+        shelf_bytes: 1 << 10,
+    }
+}
+
 pub fn ring() -> Ring {
     let members: Vec<_> = (1..=3).map(|id| Member { id: GatewayId(id), weight: 1 }).collect();
     Ring::new(1, &members, 3).unwrap()
@@ -113,16 +123,11 @@ impl Gateway {
         let folders = Folders { floor, log, snapshots: folder("snapshots"), batches: folder("batches") };
         let mut log = LogOptions::new([self.id.0 as u8; 16]);
         (log.segment_bytes, log.keep_free_bytes, log.unit_bytes) = (64 * 1024, 0, 4 * 1024);
-        let settings = ReplicaSettings {
-            rules: rules(),
-            limits: limits(),
-            outbox_budget_bytes: 1 << 20,
-            incarnation: 1,
-            shelf_bytes: 1 << 10,
-        };
         let shards = self.hosts.then_some(SHARD);
         let found = storage::read(folders, log).unwrap();
-        let mut opened = found.open_shards(self.id, shards, &ring(), &settings, &mut || nonce).unwrap();
+        let here = found.shards(self.id, &ring()).unwrap();
+        assert!(here.contains(&SHARD) || !self.hosts || self.damaged, "{} forgets its replica", self.id);
+        let mut opened = found.open_shards(self.id, shards, &ring(), &settings(), &mut || nonce).unwrap();
         let (replica, log) = (opened.replicas.remove(&SHARD), LogKeeper::new(opened.log, [SHARD]));
         self.start += 1;
         self.process = Some(Process {
@@ -183,11 +188,8 @@ impl Gateway {
 impl Process {
     /// Makes a replica that learns, while the shard is in this configuration.
     pub fn make_replica(&mut self, me: GatewayId, configuration: u32) {
-        let group = GroupConfig::new(SHARD, me, ring().replicas(SHARD).to_vec(), limits());
-        let settings = ShardSettings { group, rules: rules(), outbox_budget_bytes: 1 << 20, incarnation: 1 };
-        let machine = Machine::new(SHARD, rules());
-        let core = ShardCore::recover(settings, machine, FoundReplica::learner(configuration)).unwrap();
-        self.replica = Some(Replica::new(SHARD, core, false, 1 << 10));
+        let made = storage::new_replica(me, SHARD, &ring(), &settings(), configuration, None);
+        self.replica = Some(made.unwrap());
         self.seen.fill(None);
         self.look_at_ms = 0;
     }
