@@ -7,6 +7,7 @@ use crate::actors::messages::forwarder::{
 };
 use crate::actors::messages::shard::ShardEvents;
 use crate::actors::messages::switch::ToPeers;
+use crate::actors::replicas::Replicas;
 use crate::front::{Front, Load};
 use actix::{Actor, AsyncContext, Context, Handler, Message, Recipient};
 use selvedge_fabric::forward::{Forward, ForwardEffects};
@@ -25,8 +26,7 @@ const LOOK_MS: u64 = 20;
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct ForwarderWays {
-    /// To the shards with a replica here.
-    pub shards: BTreeMap<ShardId, Recipient<ShardEvents>>,
+    pub replicas: Arc<Replicas>,
     /// To the gateways that lead other shards.
     pub peers: Recipient<ToPeers>,
 }
@@ -85,9 +85,12 @@ impl Forwarder {
             }
         }
         if let Some(ways) = &self.ways {
-            for (shard, events) in here {
-                if let Some(shard) = ways.shards.get(&shard) {
-                    shard.do_send(ShardEvents(events));
+            if !here.is_empty() {
+                let replicas = ways.replicas.all();
+                for (shard, events) in here {
+                    if let Some(replica) = replicas.get(&shard) {
+                        replica.events.do_send(ShardEvents(events));
+                    }
                 }
             }
             if !away.is_empty() {

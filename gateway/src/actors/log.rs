@@ -6,18 +6,18 @@
 //! [`StorageDesk`]. A thread that meets an error that it may not retry ends the process: what was not acknowledged was
 //! not promised, and the rest is on disk.
 
+use crate::actors::messages::host::ReplicaMade;
 use crate::actors::messages::log::{GetLogFigures, Healed, Persist, Store};
 use crate::actors::messages::shard::LogSaid;
 use crate::actors::process::end_process;
 use crate::actors::pulse;
+use crate::actors::replicas::Replicas;
 use crate::actors::room::SiteRoom;
 use crate::actors::scrub;
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult, Recipient};
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult};
 use selvedge_fabric::replica::{Encoding, Said, StoreWork};
 use selvedge_log::storage::{Done, Errand, FileKind, LogKeeper, LogWork, StorageDesk, Stores};
 use selvedge_log::{Room, Scrubber};
-use selvedge_types::ids::ShardId;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -29,15 +29,10 @@ const LOOK_MS: u64 = 1_000;
 #[rtype(result = "()")]
 struct WorkDone(Done);
 
-/// The ways from the log to the shards that it serves.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct LogWays(pub BTreeMap<ShardId, Recipient<LogSaid>>);
-
 /// Runs the core [`StorageDesk`] between the shards and the disk's threads.
 pub struct LogActor {
     desk: StorageDesk,
-    shards: BTreeMap<ShardId, Recipient<LogSaid>>,
+    replicas: Arc<Replicas>,
     log: Sender<LogWork>,
     store: Sender<StoreWork>,
     encoder: Sender<Encoding>,
@@ -60,12 +55,13 @@ struct Starting {
 }
 
 impl LogActor {
-    /// An actor for these files. When the log has more than `max_segments`, the shards in its oldest segment are asked
+    /// An actor for these files and the replicas that it serves. When the log has more than `max_segments`, the shards in its oldest segment are asked
     /// for a snapshot. Records to write gather for `delay_ms`. `room` learns whether this gateway's disk is full.
     /// `scrub` reads the disk again at this many bytes a second.
     pub fn new(
         log: LogKeeper,
         stores: Stores,
+        replicas: Arc<Replicas>,
         max_segments: u64,
         delay_ms: u64,
         room: Arc<SiteRoom>,
@@ -76,7 +72,7 @@ impl LogActor {
         let (encoder, encodings) = channel();
         Self {
             desk: StorageDesk::new(max_segments, log.log().room() == Room::Plenty, delay_ms),
-            shards: BTreeMap::new(),
+            replicas,
             log: to_log,
             store: to_store,
             encoder,
@@ -112,8 +108,8 @@ impl LogActor {
                 Errand::Store(work) => _ = self.store.send(work),
                 Errand::Encode(encoding) => _ = self.encoder.send(encoding),
                 Errand::Shard(shard, said) => {
-                    if let Some(to) = self.shards.get(&shard) {
-                        to.do_send(LogSaid(said));
+                    if let Some(to) = self.replicas.all().get(&shard) {
+                        to.said.do_send(LogSaid(said));
                     }
                 }
                 Errand::Room(room) => {
@@ -126,8 +122,8 @@ impl LogActor {
                             )
                         }
                     }
-                    for shard in self.shards.values() {
-                        shard.do_send(LogSaid(Said::Room(room)));
+                    for replica in self.replicas.all().values() {
+                        replica.said.do_send(LogSaid(Said::Room(room)));
                     }
                 }
             }
@@ -166,10 +162,11 @@ impl Actor for LogActor {
     }
 }
 
-impl Handler<LogWays> for LogActor {
+impl Handler<ReplicaMade> for LogActor {
     type Result = ();
-    fn handle(&mut self, LogWays(shards): LogWays, _: &mut Self::Context) {
-        self.shards = shards;
+    fn handle(&mut self, ReplicaMade(shard): ReplicaMade, _: &mut Self::Context) {
+        let room = Said::Room(self.desk.figures().room);
+        self.run([Errand::Log(LogWork::Add(shard)), Errand::Shard(shard, room)]);
     }
 }
 

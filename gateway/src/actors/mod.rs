@@ -26,7 +26,8 @@
 //! | uplink, switch and back | `Ask`, `SiteSaid` | [`selvedge_fabric::node_questions::MAX_QUESTIONS`] |
 //! | links and their watch | `Attach`, `PeerConnected`, `PeerDisconnected`, `PeerRefused`, `Cut`; `Lost` to itself | one of each in the life of a connection |
 //! | report, uplink | `SendReport` | one in each interval |
-//! | wiring, all | `ForwarderWays`, `SwitchWays`, `UplinkWays`, `LogWays` | once |
+//! | host, log and switch | `ReplicaMade` | one for each replica that is made ([`replicas::MAX_REPLICAS_ENTRIES`]) |
+//! | wiring, all | `ForwarderWays`, `SwitchWays`, `UplinkWays` | once |
 
 pub mod clock;
 pub mod departures;
@@ -34,6 +35,7 @@ mod describer;
 pub mod directory_copy;
 pub mod forwarder;
 pub mod fullness;
+pub mod host;
 pub mod http;
 pub mod link;
 pub mod log;
@@ -42,6 +44,7 @@ pub mod metric_help;
 pub mod orders;
 mod process;
 mod pulse;
+pub mod replicas;
 pub mod report;
 pub mod room;
 mod scrub;

@@ -7,6 +7,7 @@ use crate::actors::messages::shard::{GetStatus, ShardReport};
 use crate::actors::messages::switch::{Ask, AskTable, GetPeers};
 use crate::actors::messages::uplink::{GetLoad, SendReport};
 use crate::actors::pulse;
+use crate::actors::replicas::Replicas;
 use crate::actors::ways::Ways;
 use crate::front::Front;
 use actix::Recipient;
@@ -15,7 +16,7 @@ use selvedge_fabric::site_state::ReplicaRole;
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::report::{self, Led, MAX_SKIPPED_FIELDS, REPORT_MS, Report};
 use selvedge_types::time::EpochMs;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 use tokio::sync::Notify;
@@ -34,8 +35,7 @@ pub struct Overview {
     pub directory: Arc<DirectoryCopy>,
     /// For departures of connections and operators' orders.
     pub ways: Arc<Ways>,
-    /// To the shards with a replica here.
-    pub shards: BTreeMap<ShardId, Recipient<GetStatus>>,
+    pub replicas: Arc<Replicas>,
     /// To the switch: which gateways are up.
     pub peers: Recipient<GetPeers>,
     /// To the switch: questions about recent windows.
@@ -47,9 +47,10 @@ pub struct Overview {
 impl Overview {
     /// The state of each shard with a replica here.
     pub async fn reports(&self) -> Vec<ShardReport> {
-        let mut reports = Vec::with_capacity(self.shards.len());
-        for shard in self.shards.values() {
-            reports.extend(shard.send(GetStatus).await);
+        let replicas = self.replicas.all();
+        let mut reports = Vec::with_capacity(replicas.len());
+        for replica in replicas.values() {
+            reports.extend(replica.status.send(GetStatus).await);
         }
         reports
     }
@@ -72,7 +73,9 @@ impl Overview {
         if lost > 0 {
             return Some(format!("{lost} shards have no majority of their replicas within reach"));
         }
-        let leaderless = reports.iter().filter(|r| r.status.leader.is_none()).count();
+        // A replica that does not vote yet, or no more, may know no leader while the shard has one.
+        let member = |r: &&ShardReport| !matches!(r.status.role, ReplicaRole::Learner | ReplicaRole::Retired);
+        let leaderless = reports.iter().filter(member).filter(|r| r.status.leader.is_none()).count();
         if leaderless > 0 {
             return Some(format!("{leaderless} shards have no leader yet"));
         }

@@ -5,7 +5,9 @@
 
 use crate::actors::process::end_process;
 use crate::actors::pulse;
+use crate::actors::replicas::Replicas;
 use actix::{Actor, Context};
+use std::sync::Arc;
 
 /// How often the parts are checked.
 const LOOK_MS: u64 = 500;
@@ -16,12 +18,21 @@ pub type SupervisedPart = (String, Box<dyn Fn() -> bool>);
 /// Ends the process if a part of it has stopped.
 pub struct Supervisor {
     parts: Vec<SupervisedPart>,
+    replicas: Arc<Replicas>,
 }
 
 impl Supervisor {
-    /// A supervisor of these parts.
-    pub fn new(parts: Vec<SupervisedPart>) -> Self {
-        Self { parts }
+    /// A supervisor of these parts, and of all replicas.
+    pub fn new(parts: Vec<SupervisedPart>, replicas: Arc<Replicas>) -> Self {
+        Self { parts, replicas }
+    }
+
+    /// The first part that takes no messages any more.
+    fn gone(&self) -> Option<String> {
+        let part = self.parts.iter().find(|(_, lives)| !lives()).map(|(name, _)| name.clone());
+        let replicas = self.replicas.all();
+        let replica = || replicas.iter().find(|(_, ways)| !ways.events.connected());
+        part.or_else(|| replica().map(|(shard, _)| format!("shard {shard}")))
     }
 }
 
@@ -30,10 +41,8 @@ impl Actor for Supervisor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         pulse::every(ctx, LOOK_MS, |actor| {
-            for (name, lives) in &actor.parts {
-                if !lives() {
-                    end_process(&format!("{name} has stopped, which is a bug"));
-                }
+            if let Some(name) = actor.gone() {
+                end_process(&format!("{name} has stopped, which is a bug"));
             }
         });
     }

@@ -6,11 +6,13 @@ use crate::actors::link::PeerLinks;
 use crate::actors::messages::PlacementChanged;
 use crate::actors::messages::describer::Describe;
 use crate::actors::messages::forwarder::{Answered, GatewayDown, GatewayUp};
+use crate::actors::messages::host::ReplicaMade;
 use crate::actors::messages::shard::ShardEvents;
 use crate::actors::messages::switch::{
     Ask, AskTable, FromPeer, GetPeers, InterestChanged, PeersChanged, ToPeers,
 };
 use crate::actors::pulse;
+use crate::actors::replicas::Replicas;
 use crate::actors::room::SiteRoom;
 use crate::front::Front;
 use actix::{Actor, Context, Handler, Message, Recipient};
@@ -35,8 +37,7 @@ const LOOK_MS: u64 = 200;
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct SwitchWays {
-    /// To the shards with a replica here.
-    pub shards: BTreeMap<ShardId, Recipient<ShardEvents>>,
+    pub replicas: Arc<Replicas>,
     /// To the forwarder: answers about its batches.
     pub answered: Recipient<Answered>,
     /// To the forwarder: a gateway that can't be reached.
@@ -102,6 +103,19 @@ impl Switch {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// What the replicas were told of the other gateways, for one that comes later.
+    fn told_so_far(&self) -> Vec<ShardEvent> {
+        let up = self.reach.up().iter().copied().collect();
+        let mut events = vec![ShardEvent::Peers { up, restarted: Vec::new() }];
+        if !self.outside.is_empty() {
+            events.push(ShardEvent::Clocks { outside: self.outside.clone() });
+        }
+        if !self.full.is_empty() {
+            events.push(ShardEvent::Full { who: self.full.clone() });
+        }
+        events
+    }
+
     fn take_in(&mut self, from: GatewayId, messages: Vec<PeerMessage>) {
         let mut events: BTreeMap<ShardId, Vec<ShardEvent>> = BTreeMap::new();
         let mut answers = Vec::new();
@@ -162,9 +176,10 @@ impl Switch {
         }
         self.front.tell_taken();
         let Some(ways) = &self.ways else { return };
+        let replicas = ways.replicas.all();
         for (shard, events) in events {
-            if let Some(shard) = ways.shards.get(&shard)
-                && shard.try_send(ShardEvents(events)).is_err()
+            if let Some(replica) = replicas.get(&shard)
+                && replica.events.try_send(ShardEvents(events)).is_err()
             {
                 metrics::counter!("selvedge_shard_behind_total").increment(1);
             }
@@ -250,8 +265,8 @@ impl Switch {
                  can"
             ),
         }
-        for shard in ways.shards.values() {
-            shard.do_send(ShardEvents(vec![ShardEvent::Clocks { outside: outside.clone() }]));
+        for replica in ways.replicas.all().values() {
+            replica.events.do_send(ShardEvents(vec![ShardEvent::Clocks { outside: outside.clone() }]));
         }
         self.outside = outside;
     }
@@ -262,8 +277,8 @@ impl Switch {
         if !full.is_empty() {
             tracing::warn!(gateways = ?full, "their disks are full: free some space; other gateways lead where a majority has room");
         }
-        for shard in ways.shards.values() {
-            shard.do_send(ShardEvents(vec![ShardEvent::Full { who: full.clone() }]));
+        for replica in ways.replicas.all().values() {
+            replica.events.do_send(ShardEvents(vec![ShardEvent::Full { who: full.clone() }]));
         }
         self.full = full;
     }
@@ -296,11 +311,19 @@ impl Actor for Switch {
 impl Handler<SwitchWays> for Switch {
     type Result = ();
     fn handle(&mut self, ways: SwitchWays, _: &mut Self::Context) {
-        let up: Vec<_> = self.reach.up().iter().copied().collect();
-        for shard in ways.shards.values() {
-            shard.do_send(ShardEvents(vec![ShardEvent::Peers { up: up.clone(), restarted: Vec::new() }]));
+        for replica in ways.replicas.all().values() {
+            replica.events.do_send(ShardEvents(self.told_so_far()));
         }
         self.ways = Some(ways);
+    }
+}
+
+impl Handler<ReplicaMade> for Switch {
+    type Result = ();
+    fn handle(&mut self, ReplicaMade(shard): ReplicaMade, _: &mut Self::Context) {
+        if let Some(replica) = self.ways.as_ref().and_then(|ways| ways.replicas.get(shard)) {
+            replica.events.do_send(ShardEvents(self.told_so_far()));
+        }
     }
 }
 
@@ -322,9 +345,9 @@ impl Handler<PeersChanged> for Switch {
             tracing::info!(peer = %fresh, "a gateway can be reached");
         }
         if let Some(ways) = &self.ways {
-            for shard in ways.shards.values() {
+            for replica in ways.replicas.all().values() {
                 let (up, restarted) = (news.up.clone(), news.restarted.clone());
-                shard.do_send(ShardEvents(vec![ShardEvent::Peers { up, restarted }]));
+                replica.events.do_send(ShardEvents(vec![ShardEvent::Peers { up, restarted }]));
             }
             news.gone().for_each(|gone| ways.down.do_send(GatewayDown(gone)));
             news.back().for_each(|back| ways.up.do_send(GatewayUp(back)));

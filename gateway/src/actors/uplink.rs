@@ -8,6 +8,7 @@ use crate::actors::messages::shard::{LoadBatch, ShardEvents};
 use crate::actors::messages::switch::Ask;
 use crate::actors::messages::uplink::{GetLoad, GetState, Loaded, SendReport, ShardView, UplinkState};
 use crate::actors::pulse;
+use crate::actors::replicas::Replicas;
 use crate::settings::UplinkTo;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient};
 use selvedge_broker_client::{BrokerAddress, Hearer, HearerEvent, Speaker, Speaking, Spoken};
@@ -39,10 +40,8 @@ const SILENCE_MS: u64 = 60_000;
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct UplinkWays {
-    /// To the shards with a replica here: requests for the content of a batch.
-    pub load: BTreeMap<ShardId, Recipient<LoadBatch>>,
-    /// To the same shards: what the node has confirmed.
-    pub shards: BTreeMap<ShardId, Recipient<ShardEvents>>,
+    /// To the shards with a replica here: requests for the content of a batch, and what the node has confirmed.
+    pub replicas: Arc<Replicas>,
     /// To the site's replicas: questions of nodes.
     pub ask: Recipient<Ask>,
 }
@@ -160,8 +159,8 @@ impl UplinkActor {
         for effect in effects {
             match effect {
                 UplinkEffect::Load(shard, seq) => {
-                    if let Some(shard) = self.ways.as_ref().and_then(|ways| ways.load.get(&shard)) {
-                        shard.do_send(LoadBatch(seq));
+                    if let Some(replica) = self.ways.as_ref().and_then(|ways| ways.replicas.get(shard)) {
+                        replica.load.do_send(LoadBatch(seq));
                     }
                 }
                 UplinkEffect::Batch { shard, incarnation, seq, first_kept, last, body } => {
@@ -174,8 +173,8 @@ impl UplinkActor {
                     self.publish(incarnation, shard, last, &Up::Beacon { first_kept, last });
                 }
                 UplinkEffect::Confirmed(shard, ledger, cursor) => {
-                    if let Some(shard) = self.ways.as_ref().and_then(|ways| ways.shards.get(&shard)) {
-                        shard.do_send(ShardEvents(vec![ShardEvent::Confirmed { ledger, cursor }]));
+                    if let Some(replica) = self.ways.as_ref().and_then(|ways| ways.replicas.get(shard)) {
+                        replica.events.do_send(ShardEvents(vec![ShardEvent::Confirmed { ledger, cursor }]));
                     }
                 }
             }

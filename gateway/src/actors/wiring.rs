@@ -6,10 +6,12 @@ use crate::actors::departures::{Bounds, DepartureDesk};
 use crate::actors::describer::Describer;
 use crate::actors::directory_copy::DirectoryCopy;
 use crate::actors::forwarder::{Forwarder, ForwarderWays};
+use crate::actors::host::{HostWays, ReplicaHost};
 use crate::actors::http::{Api, access, browser, routes};
 use crate::actors::link::{self, LinkKey, LinkSettings};
-use crate::actors::log::{LogActor, LogWays};
+use crate::actors::log::LogActor;
 use crate::actors::metric_help::describe_metrics;
+use crate::actors::replicas::{ReplicaWays, Replicas};
 use crate::actors::report::{Overview, Reporter};
 use crate::actors::room::SiteRoom;
 use crate::actors::shard::{ShardActor, ShardWays};
@@ -21,7 +23,7 @@ use crate::descriptors;
 use crate::front::Front;
 use crate::identity::{Expected, Identity, IdentityError, log_identity};
 use crate::settings::Checked;
-use actix::{Actor, Addr, Handler, Message, Recipient};
+use actix::{Actor, Addr};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -36,8 +38,7 @@ use selvedge_log::storage::{self, Folders, LogKeeper, OpenError, ReadStorage, Re
 use selvedge_log::{LogError, LogOptions, RealDisk, Scrubber};
 use selvedge_mqtt::{ConnectionLimits, Listener, ListenerConfig};
 use selvedge_seal::{SealError, link_psk};
-use selvedge_types::ids::{GatewayId, ShardId};
-use std::collections::BTreeMap;
+use selvedge_types::ids::GatewayId;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -180,7 +181,6 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         shelf_bytes: SHELF_BYTES,
     };
     let disk = read.open(me, &ring, &replica_settings, &mut || fastrand::u64(..))?;
-    let mut replicas = disk.replicas;
     // The start is counted only now: a release that can't read the files has changed nothing.
     let identity = found.start()?;
     let origin = Origin { gateway: me, start: identity.start() };
@@ -191,9 +191,11 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let directory = Arc::new(DirectoryCopy::default());
     let ways = Arc::new(Ways::new(epoch, clock.clone(), DepartureDesk::new(bounds(&mqtt_config))));
     let front = Arc::new(Front::new(ring.clone(), decoder, origin, Arc::default(), ways.clone()));
+    let replicas = Arc::new(Replicas::default());
     let log = LogActor::new(
-        LogKeeper::new(disk.log, replicas.keys().copied()),
+        LogKeeper::new(disk.log, disk.replicas.keys().copied()),
         disk.stores,
+        replicas.clone(),
         settings.log.max_segments,
         settings.log.commit_delay_ms,
         room.clone(),
@@ -236,18 +238,27 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         clock: clock.clone(),
         log_limit: SharedLogLimit::default(),
     });
-    let mut actors = BTreeMap::new();
-    // The log's actor must know a shard before that shard's first record is on disk; mailboxes keep their order.
-    while let Some((id, replica)) = replicas.pop_first() {
-        let actor = ShardActor::new(id, me, replica, shard_ways.clone());
-        actors.insert(id, actor.start());
+    let start_replica =
+        move |id, replica| ways_of(&ShardActor::new(id, me, replica, shard_ways.clone()).start());
+    // They take their first turn after this: the log must know a shard before that shard's first record is on disk.
+    for (id, replica) in disk.replicas {
+        replicas.add(id, start_replica(id, replica));
     }
-    log.do_send(LogWays(ways_to(&actors)));
-    uplink.do_send(UplinkWays {
-        load: ways_to(&actors),
-        shards: ways_to(&actors),
-        ask: switch.clone().recipient(),
-    });
+    uplink.do_send(UplinkWays { replicas: replicas.clone(), ask: switch.clone().recipient() });
+    let host = ReplicaHost {
+        me,
+        ring: ring.clone(),
+        settings: replica_settings,
+        damaged: disk.recovery.damaged_groups,
+        replicas: replicas.clone(),
+        ways: HostWays {
+            start: Box::new(start_replica),
+            log: log.clone().recipient(),
+            switch: switch.clone().recipient(),
+        },
+        log_limit: SharedLogLimit::default(),
+    }
+    .start();
     let threads = Threads::of(settings.gateway.threads);
     let links_arbiter = match threads.links {
         true => actix::Arbiter::new().handle(),
@@ -267,14 +278,14 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         &links_arbiter,
     )
     .map_err(|error| StartError::Address { address: settings.peer.bind, key: "peer.bind", error })?;
-    forwarder.do_send(ForwarderWays { shards: ways_to(&actors), peers: switch.clone().recipient() });
+    forwarder.do_send(ForwarderWays { replicas: replicas.clone(), peers: switch.clone().recipient() });
     let overview = Overview {
         ring,
         front: front.clone(),
         clock: clock.clone(),
         directory: directory.clone(),
         ways: ways.clone(),
-        shards: ways_to(&actors),
+        replicas: replicas.clone(),
         peers: switch.clone().recipient(),
         ask: switch.clone().recipient(),
         ask_table: switch.clone().recipient(),
@@ -287,22 +298,22 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     }
     .start();
     switch.do_send(SwitchWays {
-        shards: ways_to(&actors),
+        replicas: replicas.clone(),
         answered: forwarder.clone().recipient(),
         down: forwarder.clone().recipient(),
         up: forwarder.clone().recipient(),
         describe: describer.clone().recipient(),
         links: links.clone(),
     });
-    let mut parts: Vec<SupervisedPart> = vec![
+    let parts: Vec<SupervisedPart> = vec![
         part("the log", log.clone()),
         part("the switch", switch.clone()),
         part("the forwarder", forwarder.clone()),
         part("the uplink", uplink.clone()),
         part("the describer", describer),
+        part("the host of replicas", host),
     ];
-    parts.extend(actors.iter().map(|(id, shard)| part(&format!("shard {id}"), shard.clone())));
-    Supervisor::new(parts).start();
+    Supervisor::new(parts, replicas).start();
     ways.connect(FrontWays {
         submit: forwarder.clone().recipient(),
         withdraw: forwarder.recipient(),
@@ -420,13 +431,13 @@ fn bounds(config: &ListenerConfig) -> Bounds {
     settings.into_iter().map(|(name, value)| (name, format!("mqtt.{name} = {value}"))).collect()
 }
 
-/// A recipient of one kind of message for each shard.
-fn ways_to<M>(shards: &BTreeMap<ShardId, Addr<ShardActor>>) -> BTreeMap<ShardId, Recipient<M>>
-where
-    M: Message<Result: Send> + Send + 'static,
-    ShardActor: Handler<M>,
-{
-    shards.iter().map(|(id, shard)| (*id, shard.clone().recipient())).collect()
+fn ways_of(replica: &Addr<ShardActor>) -> ReplicaWays {
+    ReplicaWays {
+        events: replica.clone().recipient(),
+        said: replica.clone().recipient(),
+        load: replica.clone().recipient(),
+        status: replica.clone().recipient(),
+    }
 }
 
 fn part<A: Actor>(name: &str, address: Addr<A>) -> SupervisedPart {

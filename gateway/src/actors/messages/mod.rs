@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 pub mod describer;
 pub mod forwarder;
+pub mod host;
 pub mod log;
 pub mod shard;
 pub mod steward;

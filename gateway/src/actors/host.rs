@@ -1,0 +1,228 @@
+//! The host of replicas: gives this gateway a replica of each shard that moves to it while it runs.
+//!
+//! The new replica is empty and learns ([`new_replica`]). The log and the switch hear of it before it takes its first
+//! turn: the log must know it before its first record is on disk, and it needs what the other replicas were told over
+//! time, namely which gateways are up, whose clocks are outside, whose disks are full, and whether there is room here.
+
+use crate::actors::messages::host::{HoldReplica, ReplicaMade};
+use crate::actors::replicas::{ReplicaWays, Replicas};
+use actix::{Actor, Context, Handler, Recipient};
+use selvedge_fabric::replica::Replica;
+use selvedge_fabric::ring::Ring;
+use selvedge_guard::log_limit::SharedLogLimit;
+use selvedge_log::Groups;
+use selvedge_log::storage::{ReplicaSettings, new_replica};
+use selvedge_types::ids::{GatewayId, ShardId};
+use std::sync::Arc;
+
+/// Starts the actor of a replica on the caller's thread.
+pub type StartReplica = Box<dyn Fn(ShardId, Replica) -> ReplicaWays>;
+
+/// The ways out of the host.
+pub struct HostWays {
+    pub start: StartReplica,
+    /// To the log: a replica that it serves from now on.
+    pub log: Recipient<ReplicaMade>,
+    /// To the switch: a replica that must hear how the other gateways are.
+    pub switch: Recipient<ReplicaMade>,
+}
+
+/// Makes replicas while the gateway runs.
+pub struct ReplicaHost {
+    pub me: GatewayId,
+    /// The ring with which the site began: it names the members of each shard's first configuration.
+    pub ring: Arc<Ring>,
+    pub settings: ReplicaSettings,
+    /// The groups of which the log may have lost records, as found when the process started. The log's own account is
+    /// no measure: it closes damage of unknown groups once the replicas that it knows are repaired.
+    pub damaged: Groups,
+    pub replicas: Arc<Replicas>,
+    pub ways: HostWays,
+    pub log_limit: SharedLogLimit,
+}
+
+impl Actor for ReplicaHost {
+    type Context = Context<Self>;
+}
+
+impl Handler<HoldReplica> for ReplicaHost {
+    type Result = ();
+    fn handle(&mut self, HoldReplica { shard, configuration }: HoldReplica, _: &mut Self::Context) {
+        if self.replicas.get(shard).is_some() {
+            return;
+        }
+        let damaged = self.damaged.contains(shard.0).then(|| fastrand::u64(..));
+        let replica = match new_replica(self.me, shard, &self.ring, &self.settings, configuration, damaged) {
+            Ok(replica) => replica,
+            Err(e) => {
+                if let Some(left_out) = self.log_limit.note("replica") {
+                    tracing::error!(%shard, "can't take on a replica: {e}{left_out}");
+                }
+                return;
+            }
+        };
+        tracing::info!(%shard, configuration, "taking on a replica, which learns until it becomes a member");
+        // The actor shares this thread, so it takes no turn before this handler returns.
+        let ways = (self.ways.start)(shard, replica);
+        self.replicas.add(shard, ways);
+        self.ways.log.do_send(ReplicaMade(shard));
+        self.ways.switch.do_send(ReplicaMade(shard));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::messages::shard::{GetStatus, LoadBatch, LogSaid, ShardEvents, ShardReport};
+    use selvedge_fabric::machine::CountingRules;
+    use selvedge_fabric::ring::Member;
+    use selvedge_fabric::shard::Now;
+    use selvedge_fabric::site_state::ReplicaRole;
+    use selvedge_types::time::EpochMs;
+    use std::sync::Mutex;
+
+    const ME: GatewayId = GatewayId(1);
+    const NONE: ShardId = ShardId(u16::MAX);
+    const NOW: Now = Now { mono_ms: 1, wall: EpochMs(1_764_000_000_000), sure: true };
+
+    /// What happened: which replica started, and who heard of it.
+    type Heard = Arc<Mutex<Vec<String>>>;
+
+    /// Stands for the actors around the host. Notes what reaches it.
+    struct Around {
+        name: &'static str,
+        heard: Heard,
+        replicas: Arc<Replicas>,
+    }
+
+    impl Actor for Around {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<ReplicaMade> for Around {
+        type Result = ();
+        fn handle(&mut self, ReplicaMade(shard): ReplicaMade, _: &mut Self::Context) {
+            let listed = self.replicas.get(shard).is_some();
+            self.heard.lock().unwrap().push(format!("{} hears of {shard}, listed: {listed}", self.name));
+        }
+    }
+
+    impl Handler<ShardEvents> for Around {
+        type Result = ();
+        fn handle(&mut self, _: ShardEvents, _: &mut Self::Context) {}
+    }
+
+    impl Handler<LogSaid> for Around {
+        type Result = ();
+        fn handle(&mut self, _: LogSaid, _: &mut Self::Context) {}
+    }
+
+    impl Handler<LoadBatch> for Around {
+        type Result = ();
+        fn handle(&mut self, _: LoadBatch, _: &mut Self::Context) {}
+    }
+
+    impl Handler<GetStatus> for Around {
+        type Result = ShardReport;
+        fn handle(&mut self, _: GetStatus, _: &mut Self::Context) -> ShardReport {
+            unreachable!("nobody asks")
+        }
+    }
+
+    fn ring() -> Ring {
+        let members: Vec<_> = (1..=5).map(|id| Member { id: GatewayId(id), weight: 1 }).collect();
+        Ring::new(8, &members, 3).unwrap()
+    }
+
+    fn elsewhere() -> Vec<ShardId> {
+        (0..8).map(ShardId).filter(|shard| !ring().replicas(*shard).contains(&ME)).collect()
+    }
+
+    fn host(heard: &Heard, damaged: Groups) -> ReplicaHost {
+        let replicas = Arc::new(Replicas::default());
+        let around = |name| Around { name, heard: heard.clone(), replicas: replicas.clone() }.start();
+        let (started, replica) = (heard.clone(), around("the replica"));
+        let start = move |shard: ShardId, made: Replica| {
+            let role = made.core().status(NOW).role;
+            let votes = made.core().consensus().config().members.contains(&ME);
+            started.lock().unwrap().push(format!("{shard} starts as {role:?}, votes: {votes}"));
+            ReplicaWays {
+                events: replica.clone().recipient(),
+                said: replica.clone().recipient(),
+                load: replica.clone().recipient(),
+                status: replica.clone().recipient(),
+            }
+        };
+        let settings = ReplicaSettings {
+            rules: Arc::new(CountingRules::default()),
+            limits: selvedge_paxos::Limits::default(),
+            outbox_budget_bytes: 1 << 20,
+            incarnation: 1,
+            shelf_bytes: 1 << 10,
+        };
+        ReplicaHost {
+            me: ME,
+            ring: Arc::new(ring()),
+            settings,
+            damaged,
+            replicas: replicas.clone(),
+            ways: HostWays {
+                start: Box::new(start),
+                log: around("the log").recipient(),
+                switch: around("the switch").recipient(),
+            },
+            log_limit: SharedLogLimit::default(),
+        }
+    }
+
+    /// Orders these replicas one after the other. Returns what happened, and the shards that are listed in the end.
+    fn hold(damaged: Groups, shards: &[ShardId]) -> (Vec<String>, Vec<ShardId>) {
+        actix::System::new().block_on(async {
+            let heard = Heard::default();
+            let host = host(&heard, damaged);
+            let (replicas, log, switch) =
+                (host.replicas.clone(), host.ways.log.clone(), host.ways.switch.clone());
+            let host = host.start();
+            for shard in shards {
+                host.send(HoldReplica { shard: *shard, configuration: 2 }).await.unwrap();
+            }
+            // Mailboxes keep their order: when this is handled, so is all that the host sent.
+            log.send(ReplicaMade(NONE)).await.unwrap();
+            switch.send(ReplicaMade(NONE)).await.unwrap();
+            let mut heard = heard.lock().unwrap().clone();
+            heard.retain(|line| !line.contains(&format!("of {NONE},")));
+            heard.sort();
+            (heard, replicas.all().keys().copied().collect())
+        })
+    }
+
+    #[test]
+    fn a_replica_is_made_once_and_the_log_and_the_switch_hear_of_it() {
+        let [one, two, ..] = elsewhere()[..] else { panic!("this gateway holds nearly all shards") };
+        let (heard, listed) = hold(Groups::default(), &[one, one, two, one]);
+        let told = |shard| {
+            // Until the directory names it as a learner.
+            let starts = format!("{shard} starts as {:?}, votes: false", ReplicaRole::Retired);
+            let hears = |name| format!("{name} hears of {shard}, listed: true");
+            [starts, hears("the log"), hears("the switch")]
+        };
+        let mut due = [told(one), told(two)].concat();
+        due.sort();
+        assert_eq!(heard, due);
+        assert_eq!(listed, [one, two]);
+    }
+
+    #[test]
+    fn a_replica_that_the_log_may_have_lost_is_made_as_a_damaged_one() {
+        let shard = elsewhere()[0];
+        for damaged in [Groups::all(), Groups::these([shard.0])] {
+            let (heard, _) = hold(damaged, &[shard]);
+            assert!(heard.contains(&format!("{shard} starts as {:?}, votes: false", ReplicaRole::Damaged)));
+        }
+    }
+
+    #[test]
+    fn a_shard_that_the_site_does_not_have_gets_no_replica() {
+        assert_eq!(hold(Groups::default(), &[ShardId(8)]), (vec![], vec![]));
+    }
+}
