@@ -65,11 +65,12 @@ impl Overview {
         if let Some(why) = self.front.trouble() {
             return Some(why.to_string());
         }
+        let ring = self.directory.ring();
         let reachable = |s: &ShardId| {
-            let replicas = self.ring.replicas(*s);
+            let replicas = ring.replicas(*s);
             replicas.iter().filter(|r| up.contains(r)).count() > replicas.len() / 2
         };
-        let lost = (0..self.ring.shards()).map(ShardId).filter(|s| !reachable(s)).count();
+        let lost = (0..ring.shards()).map(ShardId).filter(|s| !reachable(s)).count();
         if lost > 0 {
             return Some(format!("{lost} shards have no majority of their replicas within reach"));
         }
@@ -153,7 +154,7 @@ impl Reporter {
     }
 
     async fn make(&self, n: u64, (questions, question_ms): (u32, u32), reports: Vec<ShardReport>) -> Report {
-        let ring = &self.overview.ring;
+        let ring = self.overview.directory.ring();
         let up = self.overview.up().await;
         let now = EpochMs::from(SystemTime::now());
         let led = |r: &ShardReport| Led {

@@ -61,8 +61,10 @@ pub struct Switch {
     /// The gateways whose clocks are outside, as last sent to the shards.
     outside: Vec<GatewayId>,
     room: Arc<SiteRoom>,
-    /// The gateways whose disks are full, as last sent to the shards.
+    /// The gateways whose disks are full, as last logged.
     full: Vec<GatewayId>,
+    /// The gateways that should lead nothing, as last sent to the shards.
+    reluctant: Vec<GatewayId>,
     asks: SiteQuestions,
     /// Where the answer to each question about windows goes.
     replies: BTreeMap<u64, oneshot::Sender<SiteAnswer>>,
@@ -92,6 +94,7 @@ impl Switch {
             outside: Vec::new(),
             room,
             full: Vec::new(),
+            reluctant: Vec::new(),
             asks: SiteQuestions::new(me, ring, fastrand::u64(..)),
             replies: BTreeMap::new(),
             tables: BTreeMap::new(),
@@ -110,8 +113,8 @@ impl Switch {
         if !self.outside.is_empty() {
             events.push(ShardEvent::Clocks { outside: self.outside.clone() });
         }
-        if !self.full.is_empty() {
-            events.push(ShardEvent::Full { who: self.full.clone() });
+        if !self.reluctant.is_empty() {
+            events.push(ShardEvent::Full { who: self.reluctant.clone() });
         }
         events
     }
@@ -273,14 +276,17 @@ impl Switch {
 
     fn look_at_room(&mut self) {
         let full = self.room.full();
-        let Some(ways) = self.ways.as_ref().filter(|_| full != self.full) else { return };
-        if !full.is_empty() {
+        if full != self.full && !full.is_empty() {
             tracing::warn!(gateways = ?full, "their disks are full: free some space; other gateways lead where a majority has room");
         }
-        for replica in ways.replicas.all().values() {
-            replica.events.do_send(ShardEvents(vec![ShardEvent::Full { who: full.clone() }]));
-        }
         self.full = full;
+        // A gateway that is being emptied leads no more than one whose disk is full.
+        let who = self.room.reluctant();
+        let Some(ways) = self.ways.as_ref().filter(|_| who != self.reluctant) else { return };
+        for replica in ways.replicas.all().values() {
+            replica.events.do_send(ShardEvents(vec![ShardEvent::Full { who: who.clone() }]));
+        }
+        self.reluctant = who;
     }
 
     fn look(&mut self) {

@@ -15,6 +15,7 @@ use crate::actors::replicas::{ReplicaWays, Replicas};
 use crate::actors::report::{Overview, Reporter};
 use crate::actors::room::SiteRoom;
 use crate::actors::shard::{ShardActor, ShardWays};
+use crate::actors::steward::{StewardActor, StewardWays};
 use crate::actors::supervisor::{SupervisedPart, Supervisor};
 use crate::actors::switch::{Switch, SwitchWays};
 use crate::actors::uplink::{UplinkActor, UplinkSettings, UplinkWays};
@@ -22,15 +23,17 @@ use crate::actors::ways::{FrontWays, Ways};
 use crate::descriptors;
 use crate::front::Front;
 use crate::identity::{Expected, Identity, IdentityError, log_identity};
-use crate::settings::Checked;
-use actix::{Actor, Addr};
+use crate::settings::{Checked, Site, SiteGateway};
+use actix::{Actor, Addr, AsyncContext, Context};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusBuilder;
+use selvedge_fabric::directory::{DIRECTORY_GROUP, FirstGateway, Genesis};
 use selvedge_fabric::forward::{Forward, PIPELINE_BYTES};
 use selvedge_fabric::machine::Origin;
 use selvedge_fabric::replica::SHELF_BYTES;
 use selvedge_fabric::ring::Member;
+use selvedge_fabric::steward::Steward;
 use selvedge_guard::browser::Browsers;
 use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_guard::private;
@@ -180,7 +183,10 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         incarnation: u128::from_le_bytes(selvedge_seal::random()?),
         shelf_bytes: SHELF_BYTES,
     };
-    let disk = read.open(me, &ring, &replica_settings, &mut || fastrand::u64(..))?;
+    // Every gateway has a replica of the directory group, whether or not it votes there.
+    let mut groups = read.shards(me, &ring)?;
+    groups.insert(DIRECTORY_GROUP);
+    let disk = read.open_shards(me, groups, &ring, &replica_settings, &mut || fastrand::u64(..))?;
     // The start is counted only now: a release that can't read the files has changed nothing.
     let identity = found.start()?;
     let origin = Origin { gateway: me, start: identity.start() };
@@ -188,7 +194,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
 
     let clock = Arc::new(SiteClock::new(me, peers.keys().copied()));
     let room = Arc::new(SiteRoom::new(me));
-    let directory = Arc::new(DirectoryCopy::default());
+    let directory = Arc::new(DirectoryCopy::new(ring.clone()));
     let ways = Arc::new(Ways::new(epoch, clock.clone(), DepartureDesk::new(bounds(&mqtt_config))));
     let front = Arc::new(Front::new(ring.clone(), decoder, origin, Arc::default(), ways.clone()));
     let replicas = Arc::new(Replicas::default());
@@ -224,6 +230,8 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     };
     let uplink = UplinkActor::new(uplink)?.start();
 
+    // The steward's ways lead to actors that start later, so the replicas write into its mailbox before it runs.
+    let steward = Context::<StewardActor>::new();
     let shard_ways = Arc::new(ShardWays {
         persist: log.clone().recipient(),
         healed: log.clone().recipient(),
@@ -234,6 +242,8 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         wills: forwarder.clone().recipient(),
         loaded: uplink.clone().recipient(),
         view: uplink.clone().recipient(),
+        directory: steward.address().recipient(),
+        steward: steward.address().recipient(),
         epoch,
         clock: clock.clone(),
         log_limit: SharedLogLimit::default(),
@@ -259,6 +269,18 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         log_limit: SharedLogLimit::default(),
     }
     .start();
+    let ways_of_steward = StewardWays {
+        host: host.clone().recipient(),
+        replicas: replicas.clone(),
+        ways: ways.clone(),
+        peers: switch.clone().recipient(),
+        ask: switch.clone().recipient(),
+        placed: vec![forwarder.clone().recipient(), switch.clone().recipient()],
+        room: room.clone(),
+        copy: directory.clone(),
+    };
+    let core = Steward::new(me, genesis(&settings.site), None);
+    let steward = steward.run(StewardActor::new(core, ring.clone(), ways_of_steward));
     let threads = Threads::of(settings.gateway.threads);
     let links_arbiter = match threads.links {
         true => actix::Arbiter::new().handle(),
@@ -312,6 +334,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         part("the uplink", uplink.clone()),
         part("the describer", describer),
         part("the host of replicas", host),
+        part("the steward", steward),
     ];
     Supervisor::new(parts, replicas).start();
     ways.connect(FrontWays {
@@ -437,6 +460,17 @@ fn ways_of(replica: &Addr<ShardActor>) -> ReplicaWays {
         said: replica.clone().recipient(),
         load: replica.clone().recipient(),
         status: replica.clone().recipient(),
+    }
+}
+
+/// The site as its settings begin it.
+fn genesis(site: &Site) -> Genesis {
+    let first =
+        |g: &SiteGateway| FirstGateway { id: GatewayId(g.id), weight: g.weight, peer: g.peer.clone() };
+    Genesis {
+        shards: site.shards,
+        replicas: site.replicas,
+        gateways: site.gateways.iter().map(first).collect(),
     }
 }
 

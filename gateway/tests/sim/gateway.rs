@@ -374,7 +374,8 @@ impl Live {
                 | ItemOutcome::Refused(_)
                 | ItemOutcome::Connected(_)
                 | ItemOutcome::Subscribed { .. }
-                | ItemOutcome::WillDue(_) => false,
+                | ItemOutcome::WillDue(_)
+                | ItemOutcome::Directory(_) => false,
             };
             let (shard, slot) = (settled.shard, settled.slot);
             if kept {

@@ -1,5 +1,7 @@
 use super::*;
 use crate::machine::Origin;
+use crate::peer::{ForwardAnswer, QueryAnswer};
+use crate::ring::ReplicaSet;
 use selvedge_types::ids::ShardId;
 use selvedge_types::time::EpochMs;
 
@@ -171,9 +173,18 @@ fn a_replacing_connection_takes_over_what_waits() {
 #[test]
 fn golden_bytes() {
     let frame = PeerFrame { clocks: CLOCKS(), full: true, messages: vec![message(7, 2)] };
-    assert_eq!(frame.encode(), [7, 253, 0, 208, 47, 109, 53, 3, 0, 0, 5, 0, 1, 1, 1, 0, 1, 1, 7, 2, 0, 0]);
+    assert_eq!(frame.encode(), [8, 253, 0, 208, 47, 109, 53, 3, 0, 0, 5, 0, 1, 1, 1, 0, 1, 1, 7, 2, 0, 0]);
     let empty = PeerFrame { clocks: ClockNote::default(), full: false, messages: vec![] };
-    assert_eq!(empty.encode(), [7, 0, 0, 0, 0, 0]);
+    assert_eq!(empty.encode(), [8, 0, 0, 0, 0, 0]);
+    let replicas = ReplicaSet { configuration: 3, members: vec![GatewayId(4), GatewayId(300)] };
+    let (leader, origin) = (Some(2), Origin { gateway: GatewayId(1), start: 1 });
+    let answer = ForwardAnswer::NotLeader { leader, replicas: replicas.clone() };
+    let forwarded = PeerMessage::Forwarded { shard: ShardId(0), origin, n: 7, answer };
+    let answer = PeerMessage::Answer { id: 9, answer: QueryAnswer::NotLeader { leader, replicas } };
+    let told = PeerFrame { clocks: ClockNote::default(), full: false, messages: vec![forwarded, answer] };
+    let said = [1, 1, 2, 3, 2, 4, 251, 44, 1]; // that it does not lead, the leader, and who holds the shard
+    let expected = [&[8, 0, 0, 0, 0, 2, 2, 0, 1, 1, 7][..], &said, &[5, 9], &said].concat();
+    assert_eq!(told.encode(), expected);
     let refused = Greeting::refused("no\nway").encode();
     assert_eq!(refused, [1, 3, 6, b'n', b'o', b' ', b'w', b'a', b'y']);
     let hello = Greeting::Hello(hello(2)).encode();

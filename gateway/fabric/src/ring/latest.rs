@@ -45,7 +45,8 @@ impl LatestPlacement {
         is_later
     }
 
-    /// As [`Ring::replicas`].
+    /// The members of the shard's latest known configuration, the preferred leader first. Empty for a shard that the
+    /// site does not have.
     pub fn replicas(&self, shard: ShardId) -> &[GatewayId] {
         self.set(shard).map_or(&[], |set| &set.members)
     }

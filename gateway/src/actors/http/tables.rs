@@ -33,7 +33,7 @@ async fn ask(api: &Api, to: Vec<GatewayId>, question: TableQuestion) -> Option<T
 
 /// Asks the leader of the shard that a question is about; `None` if it did not answer in time.
 pub async fn ask_shard(api: &Api, shard: ShardId, question: TableQuestion) -> Option<TableAnswer> {
-    ask(api, api.overview.ring.replicas(shard).to_vec(), question).await
+    ask(api, api.overview.directory.ring().replicas(shard).to_vec(), question).await
 }
 
 /// Asks the leaders of shards at the same time, with a task for each: at most [`SHARDS_ASKED`]. Returns their answers
