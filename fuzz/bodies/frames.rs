@@ -3,8 +3,8 @@
 use crate::source::Source;
 use selvedge_fabric::agreement::ClockNote;
 use selvedge_fabric::link::{
-    Greeting, Hello, Incarnation, Known, Link, MAX_PEER_FRAME_BYTES, MAX_REASON_BYTES, PeerFrame, admit,
-    check,
+    Greeting, Hello, Incarnation, Known, KnownPeer, Link, MAX_PEER_FRAME_BYTES, MAX_REASON_BYTES, PeerFrame,
+    PeerList, admit, check,
 };
 use selvedge_types::ids::GatewayId;
 
@@ -51,7 +51,13 @@ fn hello(source: &mut Source) {
     };
     assert_eq!(Greeting::decode(&Greeting::Hello(them.clone()).encode()), Ok(Greeting::Hello(them.clone())));
     let expected = source.flag().then(|| GatewayId(source.below(5) as u16));
-    match check(&me, &them, expected, |g| (1..=3).contains(&g.0)) {
+    let mut peers = PeerList::new(me.gateway);
+    let named = |ids: std::ops::RangeInclusive<u16>| {
+        ids.map(|g| (GatewayId(g), KnownPeer::at("box:7000".to_string()))).collect()
+    };
+    peers.set(named(1..=4)).expect("a site may have four gateways");
+    peers.set(named(1..=3)).expect("a site may have three gateways");
+    match check(&me, &them, expected, &peers) {
         Err(why) => assert!(why.0.len() <= MAX_SAID_BYTES),
         Ok(()) => {
             assert!(them.site == me.site && them.membership == me.membership && them.gateway != me.gateway);

@@ -3,7 +3,7 @@
 
 use actix::{Actor, Arbiter, Context, Handler, System};
 use selvedge_fabric::detector::{Change, DETECT_MS};
-use selvedge_fabric::link::LinkState;
+use selvedge_fabric::link::{KnownPeer, LinkState};
 use selvedge_fabric::machine::Origin;
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_gateway::actors::clock::SiteClock;
@@ -94,6 +94,10 @@ fn id(n: u16) -> GatewayId {
     GatewayId(n)
 }
 
+fn known(peers: &[(u16, SocketAddr)]) -> BTreeMap<GatewayId, KnownPeer> {
+    peers.iter().map(|(p, at)| (id(*p), KnownPeer::at(at.to_string()))).collect()
+}
+
 fn start(dir: &Path, me: u16, listener: TcpListener, peers: &[(u16, SocketAddr)], o: &Options) -> Gateway {
     let site = SiteId::new(o.site).unwrap();
     let expected = Expected { site, gateway: id(me), membership: [o.membership; 32] };
@@ -110,7 +114,7 @@ fn start(dir: &Path, me: u16, listener: TcpListener, peers: &[(u16, SocketAddr)]
         identity,
         key: LinkKey::new([o.key; 32]),
         listener,
-        peers: peers.iter().map(|(p, at)| (id(*p), at.to_string())).collect::<BTreeMap<_, _>>(),
+        peers: known(peers),
         inbound: receiver.clone().recipient(),
         status: receiver.recipient(),
         clock: Arc::new(SiteClock::new(id(me), peers.iter().map(|(p, _)| id(*p)))),
@@ -349,6 +353,93 @@ async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut frozen: watch::
             return;
         }
     }
+}
+
+#[test]
+fn a_peer_that_is_added_at_run_time_comes_up_whoever_dials() {
+    for late in [1, 2] {
+        run(async move {
+            let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+            let ((l1, a1), (l2, a2)) = (listen(), listen());
+            let (to_1, to_2) = ([(1, a1)], [(2, a2)]);
+            let mut g1 = start(dirs[0].path(), 1, l1, if late == 1 { &[] } else { &to_2 }, &USUAL);
+            let mut g2 = start(dirs[1].path(), 2, l2, if late == 2 { &[] } else { &to_1 }, &USUAL);
+            if late == 2 {
+                eventually("g1 is told", || g1.trouble(2).contains("g2 knows no gateway g1")).await;
+                g2.links.set_peers(known(&to_1)).unwrap();
+            } else {
+                g1.links.set_peers(known(&to_2)).unwrap();
+            }
+            assert_eq!(g1.up(&[1, 2]).await, []);
+            assert_eq!(g2.up(&[1, 2]).await, []);
+            g1.links.send(id(2), vec![message(1, 9)]);
+            assert_eq!(g2.numbers(1, 1).await, [1]);
+        });
+    }
+}
+
+#[test]
+fn a_removed_peer_goes_down_and_is_refused_with_the_reason() {
+    for removed in [1, 2] {
+        run(async move {
+            let dirs =
+                [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+            let ((l1, a1), (l2, a2), (l3, a3)) = (listen(), listen(), listen());
+            let mut g1 = start(dirs[0].path(), 1, l1, &[(2, a2), (3, a3)], &USUAL);
+            let mut g2 = start(dirs[1].path(), 2, l2, &[(1, a1), (3, a3)], &USUAL);
+            let mut g3 = start(dirs[2].path(), 3, l3, &[(1, a1), (2, a2)], &USUAL);
+            g1.up(&[1, 2, 3]).await;
+            g2.up(&[1, 2, 3]).await;
+            let (mut stays, mut goes) = if removed == 1 { (g2, g1) } else { (g1, g2) };
+            let other = 3 - removed;
+            stays.links.set_peers(known(&[(3, a3)])).unwrap();
+            assert_eq!(stays.up(&[other, 3]).await, []);
+            assert_eq!(goes.up(&[removed, 3]).await, [], "the connection is closed");
+            let listed: Vec<_> = stays.links.status().into_iter().map(|s| s.peer).collect();
+            assert_eq!(listed, [id(3)]);
+            if removed == 1 {
+                let says = "g1 was removed from the site and can't come back under this id; stop it, or set its box up";
+                eventually("who was removed says so", || goes.trouble(other).contains(says)).await;
+            }
+            stays.links.send(id(removed), vec![message(1, 9)]);
+            stays.links.send(id(3), vec![message(2, 9)]);
+            assert_eq!(g3.numbers(other, 1).await, [2], "the other links are as before");
+            assert!(goes.events.try_recv().is_err() && stays.events.try_recv().is_err());
+        });
+    }
+}
+
+#[test]
+fn a_changed_address_is_used_by_the_next_connection() {
+    run(async {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let ((l1, a1), (l2, a2)) = (listen(), listen());
+        let proxy = proxy(a2);
+        let mut g1 = start(dirs[0].path(), 1, l1, &[(2, proxy.at)], &USUAL);
+        let mut g2 = start(dirs[1].path(), 2, l2, &[(1, a1)], &USUAL);
+        g1.up(&[1, 2]).await;
+        g2.up(&[1, 2]).await;
+        g1.links.set_peers(known(&[(2, a2)])).unwrap();
+        heals(&g1, 1, &mut g2, 2).await; // over the old one, which stays
+        // No byte passes the old address any more.
+        proxy.frozen.send_replace(true);
+        proxy.cut.send_modify(|n| *n += 1);
+        heals(&g1, 1, &mut g2, 2).await;
+        heals(&g2, 2, &mut g1, 1).await;
+    });
+}
+
+#[test]
+fn too_many_peers_change_nothing() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let ((l1, _), (_l2, a2)) = (listen(), listen());
+        let g1 = start(dir.path(), 1, l1, &[(2, a2)], &USUAL);
+        let many: Vec<_> = (2..=65).map(|p| (p, a2)).collect();
+        let said = g1.links.set_peers(known(&many)).unwrap_err().to_string();
+        assert!(said.contains("64 peers were named"), "{said}");
+        assert_eq!(g1.links.status().len(), 1);
+    });
 }
 
 /// Two gateways, of which the one with the lower id dials through a proxy.

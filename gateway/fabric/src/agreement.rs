@@ -8,7 +8,7 @@
 //!
 //! Each wall clock then is an interval: its reading, plus or minus [`APART_MS`] / 2, widened by the trip for a
 //! peer's clock. Marzullo's algorithm finds the smallest interval that the most clocks share. If these clocks are a
-//! majority of all gateways, they agree:
+//! majority of all gateways that the site has at that time, they agree:
 //! - a gateway whose own clock lies within the interval uses its own clock;
 //! - a gateway whose clock lies outside uses the middle of the interval, and should lead only if no other can
 //!   ([`Agreement::outside`]);
@@ -98,6 +98,14 @@ impl Agreement {
         let peers: BTreeMap<_, _> =
             peers.into_iter().filter(|p| *p != me).map(|p| (p, Heard::default())).collect();
         Self { me, peers, standings: BTreeMap::new(), agreed: None, looked_ms: None }
+    }
+
+    /// Takes these as all other gateways from now on; the next [`Agreement::look`] counts them.
+    pub fn set_peers(&mut self, peers: impl IntoIterator<Item = GatewayId>) {
+        let mut known = std::mem::take(&mut self.peers);
+        let peers = peers.into_iter().filter(|p| *p != self.me);
+        self.peers = peers.map(|p| (p, known.remove(&p).unwrap_or_default())).collect();
+        self.standings.retain(|g, _| *g == self.me || self.peers.contains_key(g));
     }
 
     /// The note for the next frame to a peer.
@@ -313,6 +321,26 @@ mod tests {
         assert_eq!(a.outside(), []);
         again(&mut a, 0, &[None, None], T + 8 * HOLD_MS);
         assert_eq!(a.outside(), [], "who does not know the time calls nobody wrong");
+    }
+
+    #[test]
+    fn the_majority_is_that_of_the_gateways_that_are_present() {
+        let (g2, g3) = (GatewayId(2), GatewayId(3));
+        let mut a = heard(0, &[Some(0), None], 500);
+        a.set_peers((1..=5).map(GatewayId));
+        again(&mut a, 0, &[], 600);
+        assert_eq!(at(&a, 0, 600), (0, false), "two of five");
+        a.set_peers([g2]);
+        again(&mut a, 0, &[], 700);
+        assert_eq!(at(&a, 0, 700), (0, true), "both of two");
+
+        let mut a = heard(0, &[Some(0), Some(YEAR)], 500);
+        again(&mut a, 0, &[Some(0), Some(YEAR)], 500 + HOLD_MS);
+        assert_eq!(a.outside(), [g3]);
+        a.set_peers([g2]);
+        assert_eq!(a.outside(), [], "a removed gateway is none whose clock matters");
+        again(&mut a, 0, &[Some(0), Some(YEAR)], 600 + HOLD_MS);
+        assert_eq!(a.ahead_ms(600 + HOLD_MS, WALL).into_keys().collect::<Vec<_>>(), [g2]);
     }
 
     #[test]

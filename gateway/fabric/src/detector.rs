@@ -23,7 +23,10 @@
 //! A new start number shows a peer's **restart**, which is reported with the first connection to the new process,
 //! even if the peer was never seen down.
 //!
-//! Invariant: `up` contains this gateway.
+//! Gateways come and go. A new one is down until it connects; a removed one is down from then on, and nothing that
+//! it still says changes that.
+//!
+//! Invariant: `up` contains this gateway, and of the others only peers that are present.
 //! Invariant: a peer is reported as restarted once for each start after the first one seen.
 //!
 //! Left out: adaptive timeouts (phi accrual). A site is one local network, and a wrong "down" costs an election,
@@ -108,6 +111,15 @@ impl Detector {
     pub fn new(now: u64, me: GatewayId, peers: impl IntoIterator<Item = GatewayId>) -> Self {
         let peers = peers.into_iter().filter(|p| *p != me).map(|p| (p, Peer::default())).collect();
         Self { me, peers, tick_ms: now, stalled_ms: 0 }
+    }
+
+    /// Takes these as all peers from now on. New ones are down; those that are missing are forgotten.
+    pub fn set_peers(&mut self, peers: impl IntoIterator<Item = GatewayId>) -> Option<Change> {
+        let mut known = std::mem::take(&mut self.peers);
+        let peers = peers.into_iter().filter(|p| *p != self.me);
+        self.peers = peers.map(|p| (p, known.remove(&p).unwrap_or_default())).collect();
+        let lost = known.values().any(|p| p.up);
+        self.change(lost, vec![], vec![])
     }
 
     /// All gateways that are up, including this one.
@@ -238,6 +250,7 @@ mod tests {
                     vec![]
                 }
                 "refused" => vec![d.refused(number(words[0]), peer(2))],
+                "peers" => vec![d.set_peers((2..words.len()).map(peer))],
                 "tick" => vec![d.tick(number(words[0]))],
                 "run" => {
                     let (from, to) = words[0].split_once("..").unwrap();
@@ -428,6 +441,28 @@ mod tests {
             61110 lost 2 => -
             61111 refused 2 => up 1
             61112 connected 2 start 2 => up 1 2
+            ",
+        );
+    }
+
+    #[test]
+    fn peers_come_and_go_while_the_others_stay_as_they_are() {
+        golden(
+            "
+            0 connected 2 start 1 => up 1 2
+            0 connected 3 start 1 => up 1 2 3
+            10 peers 1 2 3 4 => -
+            20 connected 4 start 1 => up 1 2 3 4
+            100..400 run 2 3 4 => -
+            410 peers 2 4 => up 1 2 4
+            420 connected 3 start 2 => -
+            500..800 run 2 3 => -
+            900..900 run 2 => up 1 2 cut 4
+            910 peers 2 => -
+            920 peers 2 3 => -
+            930 connected 3 start 2 => up 1 2 3
+            940 peers => up 1
+            1000..2000 run 2 3 => -
             ",
         );
     }

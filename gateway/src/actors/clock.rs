@@ -24,6 +24,11 @@ impl SiteClock {
         Self(Mutex::new(agreement))
     }
 
+    /// Takes these as all other gateways of the site from now on.
+    pub fn set_peers(&self, peers: impl IntoIterator<Item = GatewayId>) {
+        self.lock().set_peers(peers);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Agreement> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -30,6 +30,11 @@ impl SiteRoom {
         }
     }
 
+    /// Forgets a gateway that was removed from the site.
+    pub fn forget(&self, who: GatewayId) {
+        self.says(who, false);
+    }
+
     /// Notes whether this gateway's disk is full.
     pub fn mine(&self, full: bool) {
         self.says(self.me, full);

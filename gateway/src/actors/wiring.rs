@@ -30,6 +30,7 @@ use actix_web::{App, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use selvedge_fabric::directory::{DIRECTORY_GROUP, FirstGateway, Genesis};
 use selvedge_fabric::forward::{Forward, PIPELINE_BYTES};
+use selvedge_fabric::link::KnownPeer;
 use selvedge_fabric::machine::Origin;
 use selvedge_fabric::replica::SHELF_BYTES;
 use selvedge_fabric::ring::Member;
@@ -291,7 +292,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
             identity: Arc::new(Mutex::new(identity)),
             key: psk,
             listener: peer_listener,
-            peers,
+            peers: peers.into_iter().map(|(peer, at)| (peer, KnownPeer::at(at))).collect(),
             inbound: switch.clone().recipient(),
             status: switch.clone().recipient(),
             clock: clock.clone(),

@@ -8,8 +8,8 @@ use super::wire::{Segment, Socket, Wires};
 use selvedge_fabric::agreement::ClockNote;
 use selvedge_fabric::detector::{Change, DETECT_MS, Detector, TICK_MS};
 use selvedge_fabric::link::{
-    CONNECT_TIMEOUT_MS, Greeting, HANDSHAKE_TIMEOUT_MS, Hello, Incarnation, Known, Lane, Link, LinkState,
-    PROTOCOL_NEWEST, PROTOCOL_OLDEST, PeerFrame, REDIAL_MIN_MS, admit, check,
+    CONNECT_TIMEOUT_MS, Greeting, HANDSHAKE_TIMEOUT_MS, Hello, Incarnation, Known, KnownPeer, Lane, Link,
+    LinkState, PROTOCOL_NEWEST, PROTOCOL_OLDEST, PeerFrame, PeerList, REDIAL_MIN_MS, admit, check,
 };
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_fabric::reach::{News, Reach};
@@ -118,7 +118,7 @@ struct Greeted {
 
 pub struct Links {
     me: Hello,
-    members: BTreeSet<GatewayId>,
+    peers: PeerList,
     lines: BTreeMap<GatewayId, Line>,
     detector: Detector,
     reach: Reach,
@@ -134,6 +134,9 @@ pub struct Links {
 impl Links {
     pub fn new(now: u64, me: GatewayId, start: u64, run: u64, gateways: &[GatewayId]) -> Self {
         let peers = || gateways.iter().copied().filter(|g| *g != me);
+        let mut listed = PeerList::new(me);
+        let known = peers().map(|peer| (peer, KnownPeer::at(peer.to_string())));
+        listed.set(known.collect()).expect("a site has fewer gateways than may be");
         let line = |peer| {
             let link = Link::new(me, peer);
             let seeking = if link.dials() { Seeking::Dial { at: now } } else { Seeking::Nothing };
@@ -151,7 +154,7 @@ impl Links {
                 start,
                 run,
             },
-            members: peers().collect(),
+            peers: listed,
             lines: peers().map(|peer| (peer, line(peer))).collect(),
             detector: Detector::new(now, me, peers()),
             reach: Reach::new(me),
@@ -414,7 +417,7 @@ impl Links {
         let step = std::mem::replace(&mut greeted.step, Step::Hear);
         match (socket.side, step, greeting) {
             (1, Step::Hear, Greeting::Hello(them)) | (0, Step::Hear, Greeting::Welcome(them)) => {
-                if let Err(refusal) = check(&self.me, &them, greeted.peer, |g| self.members.contains(&g)) {
+                if let Err(refusal) = check(&self.me, &them, greeted.peer, &self.peers) {
                     panic!("{} refuses {}: {refusal}", self.me.gateway, them.gateway);
                 }
                 match admit(around.known.get(&them.gateway), &them) {

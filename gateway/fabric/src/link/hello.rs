@@ -13,6 +13,7 @@
 //! Limit: a copy that was restored before any peer was ever met, or restored and started more often than the lost
 //! original since the copy was made, is not recognised.
 
+use super::peers::PeerList;
 use bincode::{Decode, Encode};
 use selvedge_types::frame::{self, FrameError};
 use selvedge_types::ids::{GatewayId, MAX_SITE_NAME_BYTES};
@@ -156,8 +157,8 @@ pub struct Known {
 pub struct PeerRefusal(pub String);
 
 /// Checks whether `them` may talk to `me` at all: same site, same membership, a common protocol, the right ends.
-/// `expected` is the gateway that a dialler meant to reach; an acceptor passes none and accepts lower ids that
-/// `is_member` knows.
+/// `expected` is the gateway that a dialler meant to reach; an acceptor passes none and accepts lower ids among
+/// `peers`.
 ///
 /// # Errors
 /// Returns what differs and what to do.
@@ -165,7 +166,7 @@ pub fn check(
     me: &Hello,
     them: &Hello,
     expected: Option<GatewayId>,
-    is_member: impl Fn(GatewayId) -> bool,
+    peers: &PeerList,
 ) -> Result<(), PeerRefusal> {
     let (mine, theirs) = (me.gateway, them.gateway);
     let refuse = |why: String| Err(PeerRefusal(why));
@@ -192,6 +193,13 @@ pub fn check(
             "{mine} expected {expected} at this address and found {theirs}; correct the peer addresses"
         ));
     }
+    // Before the membership, in which the two may differ for the same reason.
+    if peers.was_removed(theirs) {
+        return refuse(format!(
+            "{theirs} was removed from the site and can't come back under this id; stop it, or set its box up as a new gateway, \
+             with an empty data folder and an id that was never used"
+        ));
+    }
     if them.membership != me.membership {
         return refuse(format!(
             "{mine} and {theirs} disagree on the site's membership or settings (hash {} here, {} there); \
@@ -207,7 +215,7 @@ pub fn check(
             them.start
         ));
     }
-    if !is_member(theirs) {
+    if peers.get(theirs).is_none() {
         return refuse(format!("{mine} knows no gateway {theirs} in its site"));
     }
     if expected.is_none() && theirs > mine {

@@ -32,6 +32,9 @@
 //! That is safe for everything that a link carries: Paxos assumes a lossy network, and a forwarded batch is kept by
 //! its origin until it is answered.
 //!
+//! Gateways come and go while the site serves ([`PeerList`]). The link to a removed one ends for good, whatever waited
+//! in it is dropped, and its Hello is refused with the reason.
+//!
 //! Invariant: at most [`Lane::most_bytes`] (as encoded; or one message) and [`LANE_MESSAGES`] wait in a lane.
 //! Invariant: only a message of the same lane displaces a message. Only its own lane and the lanes before it keep
 //! it waiting, and, from each lane behind it, one message in [`MAX_PASSED_OVER_FRAMES`] frames and whatever a frame
@@ -45,9 +48,11 @@
 //! Sources: The Noise Protocol Framework, revision 34, sections 5, 7.5, 9, 11.2 and 14.
 
 mod hello;
+mod peers;
 mod queue;
 
 pub use hello::*;
+pub use peers::{KnownPeer, MAX_REMOVED_PEERS_ENTRIES, PeerList, PeerListChange, TooManyPeers};
 use queue::LinkQueue;
 pub use queue::{BULK_FRAME_BYTES, LANE_MESSAGES, Lane, MAX_PASSED_OVER_FRAMES};
 
@@ -123,6 +128,8 @@ impl PeerFrame {
 pub enum LinkState {
     /// There is no connection; the dialler tries again after a wait.
     Down,
+    /// The peer was removed from the site: there is no connection any more, and none is made.
+    Ended,
     /// The dialler is connecting, or the greetings are under way.
     Handshaking,
     /// The connection is authenticated and carries frames.
@@ -144,6 +151,16 @@ pub struct LaneCounts {
     pub replaced: u64,
 }
 
+impl LaneCounts {
+    fn add(&mut self, other: &Self) {
+        self.sent += other.sent;
+        self.dropped_down += other.dropped_down;
+        self.dropped_full += other.dropped_full;
+        self.dropped_long += other.dropped_long;
+        self.replaced += other.replaced;
+    }
+}
+
 /// The counts of all lanes since the link was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LinkCounts([LaneCounts; Lane::ALL.len()]);
@@ -160,13 +177,16 @@ impl LinkCounts {
 
     /// The sums over all lanes.
     pub fn total(&self) -> LaneCounts {
-        self.0.iter().fold(LaneCounts::default(), |sum, lane| LaneCounts {
-            sent: sum.sent + lane.sent,
-            dropped_down: sum.dropped_down + lane.dropped_down,
-            dropped_full: sum.dropped_full + lane.dropped_full,
-            dropped_long: sum.dropped_long + lane.dropped_long,
-            replaced: sum.replaced + lane.replaced,
-        })
+        let mut sum = LaneCounts::default();
+        self.0.iter().for_each(|lane| sum.add(lane));
+        sum
+    }
+
+    /// Adds the counts of another link.
+    pub fn add(&mut self, other: &Self) {
+        for (sum, other) in self.0.iter_mut().zip(&other.0) {
+            sum.add(other);
+        }
     }
 
     fn sent(&self) -> [u64; Lane::ALL.len()] {
@@ -252,6 +272,9 @@ impl Link {
     /// Notes that an authenticated connection exists, the first or one that replaces another. Waiting messages are
     /// kept. Messages that the old connection had taken may be lost, so the peer receives the subscriptions again.
     pub fn connected(&mut self, now: u64) {
+        if self.state == LinkState::Ended {
+            return;
+        }
         self.state = LinkState::Up;
         self.queue.connected();
         self.connected_ms = now;
@@ -261,13 +284,21 @@ impl Link {
     /// Notes that the connection is gone, and drops the waiting messages. Returns how long to wait before dialling,
     /// in milliseconds: 0, unless the connection was short-lived, as it is when the peer ends it for a reason.
     pub fn lost(&mut self, now: u64) -> u64 {
-        self.state = LinkState::Down;
+        if self.state != LinkState::Ended {
+            self.state = LinkState::Down;
+        }
         self.queue.clear(&mut self.counts);
         if now.saturating_sub(self.connected_ms) < REDIAL_MAX_MS {
             return self.failed();
         }
         self.redial_ms = REDIAL_MIN_MS;
         0
+    }
+
+    /// Ends the link for good, because the peer was removed from the site, and drops the waiting messages.
+    pub fn end(&mut self) {
+        self.state = LinkState::Ended;
+        self.queue.clear(&mut self.counts);
     }
 
     /// Queues messages, each in its lane, in order. Returns whether there is now something to write.

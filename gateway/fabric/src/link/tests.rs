@@ -162,6 +162,24 @@ fn a_link_that_is_down_keeps_nothing() {
 }
 
 #[test]
+fn the_link_to_a_removed_peer_ends_for_good_and_counts_what_it_drops() {
+    let mut link = up();
+    link.send(vec![message(1, 1), message(2, 1)]);
+    link.end();
+    assert_eq!((link.state(), link.counts().total().dropped_down), (LinkState::Ended, 2));
+    link.connected(2_000); // a greeting that was under way
+    assert!(!link.send(vec![message(3, 1)]));
+    assert!(link.next_frame(9_000, CLOCKS).is_none(), "not even a heartbeat");
+    link.handshaking();
+    link.lost(9_000);
+    assert_eq!((link.state(), link.counts().total().dropped_down), (LinkState::Ended, 3));
+    let mut sum = up().counts();
+    sum.add(&link.counts());
+    sum.add(&link.counts());
+    assert_eq!(sum.of(Lane::Forwarding).dropped_down, 6);
+}
+
+#[test]
 fn a_replacing_connection_takes_over_what_waits() {
     let mut link = up();
     link.send(vec![message(1, 1)]);
@@ -228,8 +246,10 @@ const MAX_SITE_NAME: usize = selvedge_types::ids::MAX_SITE_NAME_BYTES;
 #[test]
 fn who_does_not_belong_is_refused_in_words() {
     let me = hello(2);
-    let member = |g: GatewayId| g.0 <= 3;
-    let checked = |them: &Hello, expected| check(&me, them, expected, member).map_err(|r| r.to_string());
+    let mut peers = PeerList::new(GatewayId(2));
+    peers.set([1, 3, 4].map(|p| (GatewayId(p), KnownPeer::at("box:7000".to_string()))).into()).unwrap();
+    peers.set([1, 3].map(|p| (GatewayId(p), KnownPeer::at("box:7000".to_string()))).into()).unwrap();
+    let checked = |them: &Hello, expected| check(&me, them, expected, &peers).map_err(|r| r.to_string());
     assert_eq!(checked(&hello(1), None), Ok(()));
     assert_eq!(checked(&hello(3), Some(GatewayId(3))), Ok(()));
     for (change, expected, says) in [
@@ -252,6 +272,11 @@ fn who_does_not_belong_is_refused_in_words() {
         (|h| h.gateway = GatewayId(3), None, "the lower id dials"),
         (|_| (), Some(GatewayId(3)), "g2 expected g3 at this address and found g1"),
         (|h| h.gateway = GatewayId(9), None, "g2 knows no gateway g9"),
+        (
+            |h| (h.gateway, h.membership[0]) = (GatewayId(4), 1),
+            None,
+            "g4 was removed from the site and can't come back under this id; stop it",
+        ),
         (
             |h| h.start = u64::MAX,
             None,

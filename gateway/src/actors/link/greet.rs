@@ -2,10 +2,11 @@
 
 use super::noise::{self, FrameReader, FrameWriter, LinkError, LinkKey};
 use crate::identity::Identity;
-use selvedge_fabric::link::{Greeting, HANDSHAKE_TIMEOUT_MS, Hello, MAX_GREETING_BYTES, PeerRefusal, check};
+use selvedge_fabric::link::{
+    Greeting, HANDSHAKE_TIMEOUT_MS, Hello, MAX_GREETING_BYTES, PeerList, PeerRefusal, check,
+};
 use selvedge_types::ids::GatewayId;
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -14,7 +15,8 @@ use tokio::time::timeout;
 pub(super) struct Greeter {
     pub me: Hello,
     pub key: LinkKey,
-    pub members: BTreeSet<GatewayId>,
+    /// The gateways that may have a link; locked only for one look or change.
+    pub peers: RwLock<PeerList>,
     pub identity: Arc<Mutex<Identity>>,
 }
 
@@ -75,7 +77,7 @@ impl Greeter {
         expected: Option<GatewayId>,
         writer: &mut FrameWriter,
     ) -> Result<(), LinkError> {
-        let checked = match check(&self.me, them, expected, |g| self.members.contains(&g)) {
+        let checked = match self.check(them, expected) {
             Ok(()) => self.admit(them.clone()).await,
             Err(refusal) => Err(refusal),
         };
@@ -85,6 +87,16 @@ impl Greeter {
             return Err(LinkError::Refused(reason));
         }
         Ok(())
+    }
+
+    fn check(&self, them: &Hello, expected: Option<GatewayId>) -> Result<(), PeerRefusal> {
+        check(&self.me, them, expected, &self.peers.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Where to dial a peer; none once it is removed.
+    pub fn address(&self, peer: GatewayId) -> Option<String> {
+        let peers = self.peers.read().unwrap_or_else(PoisonError::into_inner);
+        peers.get(peer).map(|known| known.address.clone())
     }
 
     /// Runs off this thread, because it waits for the disk when a peer, or one of its starts, is new.

@@ -1,17 +1,13 @@
 //! Accepts connections from peers and greets them.
 
-use super::greet::Greeter;
 use super::messages::Attach;
 use super::noise::LinkError;
-use super::{Line, Task};
-use actix::{Actor, Addr, AsyncContext, Context, Recipient};
+use super::{PeerLinks, Task};
+use actix::{Actor, Addr, AsyncContext, Context};
 use selvedge_guard::log_limit::SharedLogLimit;
-use selvedge_types::ids::GatewayId;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How many connections may be in their handshake at once. A further one takes the place of another: [`Seats`].
@@ -31,20 +27,13 @@ pub struct PeerListener {
 
 /// The state that all greetings share.
 struct Greetings {
-    greeter: Arc<Greeter>,
-    links: BTreeMap<GatewayId, Recipient<Attach>>,
-    lines: BTreeMap<GatewayId, Arc<Line>>,
+    links: PeerLinks,
     log_limit: SharedLogLimit,
 }
 
 impl PeerListener {
-    pub(super) fn new(
-        listener: std::net::TcpListener,
-        greeter: Arc<Greeter>,
-        links: BTreeMap<GatewayId, Recipient<Attach>>,
-        lines: BTreeMap<GatewayId, Arc<Line>>,
-    ) -> Self {
-        let greetings = Rc::new(Greetings { greeter, links, lines, log_limit: SharedLogLimit::default() });
+    pub(super) fn new(listener: std::net::TcpListener, links: PeerLinks) -> Self {
+        let greetings = Rc::new(Greetings { links, log_limit: SharedLogLimit::default() });
         Self { listener: Some(listener), greetings, accepting: None, myself: None }
     }
 }
@@ -119,19 +108,23 @@ async fn accept(listener: tokio::net::TcpListener, greetings: Rc<Greetings>) {
 impl Greetings {
     async fn greet(&self, socket: tokio::net::TcpStream, from: std::net::SocketAddr) {
         let met = Cell::new(None);
-        match self.greeter.accept(socket, |peer| met.set(Some(peer))).await {
+        match self.links.0.greeter.accept(socket, |peer| met.set(Some(peer))).await {
             Ok(established) => {
-                if let Some(link) = self.links.get(&established.peer) {
-                    let _ = link.send(Attach(established)).await; // fails only when the arbiter is ending
+                if let Some((_, link)) = self.links.link(established.peer) {
+                    // Fails when the arbiter is ending, or the peer was just removed.
+                    let _ = link.send(Attach(established)).await;
                 }
             }
             Err(e) => match met.get() {
                 Some(peer) => {
                     let why = e.to_string();
-                    if let Some(line) = self.lines.get(&peer) {
-                        if let Some(left_out) = line.log_limit.note("greeting") {
-                            tracing::warn!(%peer, %from, "no link: {why}{left_out}");
-                        }
+                    let line = self.links.link(peer).map(|(line, _)| line);
+                    // Gateways that are none of the site's share one log limit.
+                    let log_limit = line.as_ref().map_or(&self.log_limit, |line| &line.log_limit);
+                    if let Some(left_out) = log_limit.note("greeting") {
+                        tracing::warn!(%peer, %from, "no link: {why}{left_out}");
+                    }
+                    if let Some(line) = line {
                         line.trouble(&why);
                     }
                 }

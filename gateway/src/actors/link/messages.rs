@@ -1,8 +1,11 @@
 //! Messages between the actors of a link.
 
+use super::Line;
 use super::greet::Established;
 use actix::{Message, Recipient};
 use selvedge_types::ids::GatewayId;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// To a link: a new connection, which replaces the current one.
 #[derive(Message)]
@@ -13,6 +16,16 @@ pub(super) struct Attach(pub Established);
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Cut;
+
+/// To a link: the peer was removed from the site.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct EndLink;
+
+/// To the watch: all peers from now on.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct WatchPeers(pub BTreeMap<GatewayId, Arc<Line>>);
 
 /// To the watch: there is a connection to a peer. Answered when the change that it caused, if any, has been handled.
 #[derive(Message)]

@@ -8,7 +8,9 @@
 //!
 //! Each peer has one [`PeerLink`] actor, which dials (if this gateway has the lower id), holds the one connection and
 //! lets a new one replace it. One [`PeerListener`] accepts and greets; one [`PeerWatch`] owns the failure detector. All
-//! of them run in the arbiter that [`start`] is given, and only [`start`] names them all.
+//! of them run in the arbiter that [`start`] is given, and only this file names them all.
+//!
+//! Gateways come and go ([`PeerLinks::set_peers`]): for each, a line, a link and an entry of the detector come and go.
 //!
 //! # Backpressure
 //!
@@ -42,18 +44,21 @@ use crate::actors::clock::SiteClock;
 use crate::actors::messages::switch::{FromPeer, PeersChanged};
 use crate::actors::room::SiteRoom;
 use crate::identity::Identity;
-use actix::{Actor, ArbiterHandle, Recipient};
+use actix::{Actor, Addr, ArbiterHandle, Recipient};
 use greet::Greeter;
+use messages::{EndLink, WatchPeers};
 use peer::LinkWays;
-use selvedge_fabric::link::{Lane, LaneCounts, Link, LinkCounts, LinkState};
+use selvedge_fabric::link::{
+    KnownPeer, Lane, Link, LinkCounts, LinkState, PeerList, PeerListChange, TooManyPeers,
+};
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_types::ids::GatewayId;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -65,8 +70,8 @@ pub struct LinkSettings {
     pub key: LinkKey,
     /// Where peers connect to; bound by the caller, so that a port that is taken is an error at the start.
     pub listener: TcpListener,
-    /// All gateways of the site, with their `host:port`; this one is ignored.
-    pub peers: BTreeMap<GatewayId, String>,
+    /// All gateways of the site at first; this one is ignored.
+    pub peers: BTreeMap<GatewayId, KnownPeer>,
     /// Receives messages of peers. When its handler returns, it must have put them into something bounded.
     pub inbound: Recipient<FromPeer>,
     /// Receives which gateways are up. Nothing is sent before the first change; until then, only this gateway is up.
@@ -80,75 +85,136 @@ pub struct LinkSettings {
 /// Starts the links of a gateway in an arbiter. They end with it.
 ///
 /// # Errors
-/// When the listening socket can't be used.
+/// When the listening socket can't be used, or there are too many peers.
 pub fn start(settings: LinkSettings, arbiter: &ArbiterHandle) -> io::Result<PeerLinks> {
-    let LinkSettings { identity, key, listener, mut peers, inbound, status, clock, room } = settings;
+    let LinkSettings { identity, key, listener, peers, inbound, status, clock, room } = settings;
     listener.set_nonblocking(true)?;
     let hello = identity.lock().unwrap_or_else(PoisonError::into_inner).hello();
     let me = hello.gateway;
-    peers.remove(&me);
-    let members: BTreeSet<GatewayId> = peers.keys().copied().collect();
-    let greeter = Arc::new(Greeter { me: hello, key, members, identity });
-    let lines: BTreeMap<_, _> =
-        peers.keys().map(|p| (*p, Arc::new(Line::new(me, *p, clock.clone(), room.clone())))).collect();
-
-    let watched = lines.clone();
-    let watch = PeerWatch::start_in_arbiter(arbiter, move |_| PeerWatch::new(me, watched, status));
+    let greeter = Arc::new(Greeter { me: hello, key, peers: RwLock::new(PeerList::new(me)), identity });
+    let watch = PeerWatch::start_in_arbiter(arbiter, move |_| PeerWatch::new(me, status));
     let ways = LinkWays {
         connected: watch.clone().recipient(),
         disconnected: watch.clone().recipient(),
-        refused: watch.recipient(),
+        refused: watch.clone().recipient(),
         inbound,
     };
-    let mut links = BTreeMap::new();
-    for (peer, address) in peers {
-        let Some(line) = lines.get(&peer).cloned() else { continue };
-        let (greeter, ways) = (greeter.clone(), ways.clone());
-        let link = PeerLink::start_in_arbiter(arbiter, move |_| PeerLink::new(address, line, greeter, ways));
-        links.insert(peer, link.recipient());
-    }
-    let listed = lines.clone();
-    PeerListener::start_in_arbiter(arbiter, move |_| PeerListener::new(listener, greeter, links, listed));
-    Ok(PeerLinks { lines: Arc::new(lines) })
+    let (arbiter, lines) = (arbiter.clone(), RwLock::default());
+    let links = PeerLinks(Arc::new(Links { lines, greeter, watch, ways, clock, room, arbiter }));
+    links.set_peers(peers).map_err(io::Error::other)?;
+    let listed = links.clone();
+    PeerListener::start_in_arbiter(&links.0.arbiter, move |_| PeerListener::new(listener, listed));
+    Ok(links)
 }
 
-/// The links of a gateway, for its senders.
+/// The links of a gateway: for those who send over them, and for whoever knows which gateways the site has.
 #[derive(Clone)]
-pub struct PeerLinks {
-    lines: Arc<BTreeMap<GatewayId, Arc<Line>>>,
+pub struct PeerLinks(Arc<Links>);
+
+struct Links {
+    lines: RwLock<Lines>,
+    greeter: Arc<Greeter>,
+    watch: Addr<PeerWatch>,
+    ways: LinkWays,
+    clock: Arc<SiteClock>,
+    room: Arc<SiteRoom>,
+    arbiter: ArbiterHandle,
+}
+
+#[derive(Default)]
+struct Lines {
+    present: BTreeMap<GatewayId, (Arc<Line>, Addr<PeerLink>)>,
+    /// The counts of the links that ended, so that counters never go back.
+    ended: LinkCounts,
 }
 
 impl PeerLinks {
+    /// Takes these as all peers of this gateway from now on; this gateway itself is ignored. Links to new peers are
+    /// made. A changed address is used by the next attempt to connect. Links to peers that are missing end: those are
+    /// down for good, and refused if they come back.
+    ///
+    /// # Errors
+    /// When they are too many. Nothing has changed then.
+    pub fn set_peers(&self, peers: BTreeMap<GatewayId, KnownPeer>) -> Result<(), TooManyPeers> {
+        let Links { lines, greeter, watch, ways, clock, room, arbiter } = &*self.0;
+        // Held to the end: who meets a new peer waits until its link is there, and changes do not cross.
+        let mut lines = lines.write().unwrap_or_else(PoisonError::into_inner);
+        let ids: Vec<GatewayId> = peers.keys().copied().collect();
+        let change = greeter.peers.write().unwrap_or_else(PoisonError::into_inner).set(peers)?;
+        if change == PeerListChange::default() {
+            return Ok(());
+        }
+        clock.set_peers(ids);
+        let me = greeter.me.gateway;
+        let mut watched: BTreeMap<_, _> =
+            lines.present.iter().map(|(peer, (line, _))| (*peer, line.clone())).collect();
+        watched.retain(|peer, _| !change.removed.contains(peer));
+        for peer in &change.added {
+            watched.insert(*peer, Arc::new(Line::new(me, *peer, clock.clone(), room.clone())));
+        }
+        // First of all, so that the watch knows a peer before it learns of a connection to it. As many of these wait as
+        // the site has changed its gateways meanwhile.
+        watch.do_send(WatchPeers(watched.clone()));
+        for peer in change.added {
+            let Some(line) = watched.get(&peer).cloned() else { continue };
+            let (used, greeter, ways) = (line.clone(), greeter.clone(), ways.clone());
+            let link = PeerLink::start_in_arbiter(arbiter, move |_| PeerLink::new(used, greeter, ways));
+            lines.present.insert(peer, (line, link));
+            tracing::info!(%peer, "a gateway of this site");
+        }
+        for peer in change.removed {
+            let Some((line, link)) = lines.present.remove(&peer) else { continue };
+            let mut core = line.link();
+            core.end();
+            lines.ended.add(&core.counts());
+            drop(core);
+            link.do_send(EndLink); // once for each link
+            tracing::warn!(%peer, "a gateway was removed from this site");
+        }
+        Ok(())
+    }
+
     /// Sends messages to a peer, in order, without waiting: what the link can't hold is dropped and counted (see
     /// [`selvedge_fabric::link`]). Messages to this gateway itself, or to an unknown peer, are dropped.
     pub fn send(&self, to: GatewayId, messages: Vec<PeerMessage>) {
-        if let Some(line) = self.lines.get(&to) {
+        if let Some((line, _)) = self.lines().present.get(&to) {
             line.send(messages);
         }
     }
 
     /// The state of each link, for operators.
     pub fn status(&self) -> Vec<LinkStatus> {
-        self.lines.values().map(|line| line.status()).collect()
+        self.lines().present.values().map(|(line, _)| line.status()).collect()
     }
 
     /// Sets the counters of what the links carried and dropped, by kind of traffic.
     pub fn set_metrics(&self) {
-        let counts: Vec<LinkCounts> = self.lines.values().map(|line| line.link().counts()).collect();
+        let lines = self.lines();
+        let mut counts = lines.ended;
+        lines.present.values().for_each(|(line, _)| counts.add(&line.link().counts()));
+        drop(lines);
         for lane in Lane::ALL {
-            let kind = lane.name();
-            let sum = |of: fn(LaneCounts) -> u64| counts.iter().map(|c| of(c.of(lane))).sum::<u64>();
-            metrics::counter!("selvedge_link_sent_total", "kind" => kind).absolute(sum(|c| c.sent));
+            let (kind, of) = (lane.name(), counts.of(lane));
+            metrics::counter!("selvedge_link_sent_total", "kind" => kind).absolute(of.sent);
             for (why, dropped) in [
-                ("down", sum(|c| c.dropped_down)),
-                ("full", sum(|c| c.dropped_full)),
-                ("long", sum(|c| c.dropped_long)),
-                ("replaced", sum(|c| c.replaced)),
+                ("down", of.dropped_down),
+                ("full", of.dropped_full),
+                ("long", of.dropped_long),
+                ("replaced", of.replaced),
             ] {
                 let counter = metrics::counter!("selvedge_link_dropped_total", "kind" => kind, "why" => why);
                 counter.absolute(dropped);
             }
         }
+    }
+
+    fn lines(&self) -> RwLockReadGuard<'_, Lines> {
+        self.0.lines.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The link to a peer, unless it was removed meanwhile.
+    fn link(&self, peer: GatewayId) -> Option<(Arc<Line>, Addr<PeerLink>)> {
+        self.lines().present.get(&peer).cloned()
     }
 }
 

@@ -1,12 +1,12 @@
 //! The actor of one link: dials, holds the connection, and replaces it.
 
 use super::greet::{Established, Greeter};
-use super::messages::{Attach, Cut, PeerConnected, PeerDisconnected, PeerRefused};
+use super::messages::{Attach, Cut, EndLink, PeerConnected, PeerDisconnected, PeerRefused};
 use super::noise::{FrameReader, FrameWriter, LinkError};
 use super::{Line, Task};
 use crate::actors::messages::switch::FromPeer;
 use crate::actors::pulse;
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient};
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, Recipient};
 use selvedge_fabric::detector::DETECT_MS;
 use selvedge_fabric::link::{CONNECT_TIMEOUT_MS, MAX_PEER_FRAME_BYTES, PeerFrame, REDIAL_MIN_MS};
 use std::io;
@@ -39,7 +39,6 @@ pub(super) struct LinkWays {
 
 /// Keeps the one connection to a peer.
 pub struct PeerLink {
-    address: String,
     line: Arc<Line>,
     greeter: Arc<Greeter>,
     ways: LinkWays,
@@ -52,8 +51,8 @@ pub struct PeerLink {
 }
 
 impl PeerLink {
-    pub(super) fn new(address: String, line: Arc<Line>, greeter: Arc<Greeter>, ways: LinkWays) -> Self {
-        Self { address, line, greeter, ways, connection: None, connections: 0, seeking: None }
+    pub(super) fn new(line: Arc<Line>, greeter: Arc<Greeter>, ways: LinkWays) -> Self {
+        Self { line, greeter, ways, connection: None, connections: 0, seeking: None }
     }
 
     /// Ends the connection, if there is one, and seeks a new one.
@@ -73,7 +72,6 @@ impl PeerLink {
 
     fn seek(&mut self, wait_ms: u64, ctx: &mut Context<Self>) {
         let seeker = Seeker {
-            address: self.address.clone(),
             line: self.line.clone(),
             greeter: self.greeter.clone(),
             refused: self.ways.refused.clone(),
@@ -143,6 +141,16 @@ impl Handler<Cut> for PeerLink {
     }
 }
 
+impl Handler<EndLink> for PeerLink {
+    type Result = ();
+    fn handle(&mut self, _: EndLink, ctx: &mut Self::Context) {
+        (self.connection, self.seeking) = (None, None);
+        // Only now can no frame of the peer bring that back.
+        self.line.room.forget(self.line.peer);
+        ctx.stop();
+    }
+}
+
 impl Handler<Lost> for PeerLink {
     type Result = ();
     fn handle(&mut self, Lost { connection, why }: Lost, ctx: &mut Self::Context) {
@@ -199,7 +207,6 @@ async fn read(
 
 /// Seeks a new connection.
 struct Seeker {
-    address: String,
     line: Arc<Line>,
     greeter: Arc<Greeter>,
     refused: Recipient<PeerRefused>,
@@ -215,13 +222,13 @@ impl Seeker {
             sleep(Duration::from_millis(wait_ms)).await;
             self.line.link().handshaking();
             let greeted = match self.connect().await {
-                Ok(socket) => self.greeter.dial(socket, peer).await,
-                Err(e) => Err(e),
+                Ok((socket, at)) => self.greeter.dial(socket, peer).await.map_err(|e| (e, at)),
+                Err(failed) => Err(failed),
             };
             match greeted {
                 Ok(established) => return self.link.do_send(Attach(established)),
-                Err(e) => {
-                    let why = format!("{}: {e}", self.address);
+                Err((e, at)) => {
+                    let why = format!("{at}: {e}");
                     if let Some(left_out) = self.line.log_limit.note("dial") {
                         tracing::warn!(%peer, "no link: {why}{left_out}");
                     }
@@ -241,15 +248,20 @@ impl Seeker {
         }
     }
 
-    async fn connect(&self) -> Result<TcpStream, LinkError> {
+    /// Connects to the address that the peer has now. Returns that address as well, whether or not it succeeded.
+    async fn connect(&self) -> Result<(TcpStream, String), (LinkError, String)> {
+        // Without an address the peer was just removed, and this task with it.
+        let at = self.greeter.address(self.line.peer).unwrap_or_default();
         let limit = Duration::from_millis(CONNECT_TIMEOUT_MS);
-        let connected = timeout(limit, TcpStream::connect(&self.address)).await;
-        let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        connected.map_err(|e| {
-            if e.kind() == io::ErrorKind::ConnectionRefused {
-                self.refused.do_send(PeerRefused { peer: self.line.peer });
+        let connected = timeout(limit, TcpStream::connect(&at)).await;
+        match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(socket) => Ok((socket, at)),
+            Err(e) => {
+                if e.kind() == io::ErrorKind::ConnectionRefused {
+                    self.refused.do_send(PeerRefused { peer: self.line.peer });
+                }
+                Err((LinkError::Io(e), at))
             }
-            LinkError::Io(e)
-        })
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The actor of the failure detector: it watches all links, and announces which gateways are up.
 
-use super::messages::{Cut, PeerConnected, PeerDisconnected, PeerRefused};
+use super::messages::{Cut, PeerConnected, PeerDisconnected, PeerRefused, WatchPeers};
 use super::{Line, Task};
 use crate::actors::messages::switch::PeersChanged;
 use crate::actors::pulse;
@@ -70,14 +70,11 @@ impl News {
 }
 
 impl PeerWatch {
-    pub(super) fn new(
-        me: GatewayId,
-        lines: BTreeMap<GatewayId, Arc<Line>>,
-        status: Recipient<PeersChanged>,
-    ) -> Self {
-        let detector = Detector::new(pulse::now_ms(), me, lines.keys().copied());
-        let news = Rc::default();
-        Self { detector, lines, links: BTreeMap::new(), news, status: Some(status), telling: None }
+    /// A watch that knows no peer yet: see [`WatchPeers`].
+    pub(super) fn new(me: GatewayId, status: Recipient<PeersChanged>) -> Self {
+        let detector = Detector::new(pulse::now_ms(), me, []);
+        let (lines, links, news) = (BTreeMap::new(), BTreeMap::new(), Rc::default());
+        Self { detector, lines, links, news, status: Some(status), telling: None }
     }
 
     fn apply(&mut self, change: Option<Change>) {
@@ -117,6 +114,16 @@ impl Actor for PeerWatch {
     }
 }
 
+impl Handler<WatchPeers> for PeerWatch {
+    type Result = ();
+    fn handle(&mut self, WatchPeers(lines): WatchPeers, _: &mut Self::Context) {
+        self.lines = lines;
+        self.links.retain(|peer, _| self.lines.contains_key(peer));
+        let change = self.detector.set_peers(self.lines.keys().copied());
+        self.apply(change);
+    }
+}
+
 impl Handler<PeerConnected> for PeerWatch {
     type Result = ResponseFuture<()>;
     fn handle(
@@ -124,7 +131,9 @@ impl Handler<PeerConnected> for PeerWatch {
         PeerConnected { peer, start, link }: PeerConnected,
         _: &mut Self::Context,
     ) -> Self::Result {
-        self.links.insert(peer, link);
+        if self.lines.contains_key(&peer) {
+            self.links.insert(peer, link);
+        }
         let change = self.detector.connected(pulse::now_ms(), peer, start);
         self.apply(change);
         let told = self.news.told();
