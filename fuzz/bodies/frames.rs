@@ -2,6 +2,7 @@
 
 use crate::source::Source;
 use selvedge_fabric::agreement::ClockNote;
+use selvedge_fabric::directory::GatewayKey;
 use selvedge_fabric::link::{
     Greeting, Hello, Incarnation, Known, KnownPeer, Link, MAX_PEER_FRAME_BYTES, MAX_REASON_BYTES, PeerFrame,
     PeerList, admit, check,
@@ -65,10 +66,26 @@ fn hello(source: &mut Source) {
         }
     }
     let mark = Incarnation(source.below(3) as u128).mark();
-    let known = Known { mark, start: source.number(5), run: 6 };
-    match admit(Some(&known), &them) {
+    let known = Known { mark, start: source.number(5), run: 6, key: None };
+    let key = |source: &mut Source| GatewayKey([source.below(3) as u8; 32]);
+    match admit(&KnownPeer::at(String::new()), Some(&known), &them, key(source)) {
         Err(why) => assert!(why.0.len() <= MAX_SAID_BYTES),
         Ok(_) => assert!(them.incarnation.mark() == known.mark && them.start >= known.start),
+    }
+    let named = KnownPeer {
+        key: source.flag().then(|| key(source)),
+        incarnation: source.flag().then(|| Incarnation(source.below(3) as u128)),
+        ..KnownPeer::at(String::new())
+    };
+    let (known, shown) = (Known { key: source.flag().then(|| key(source)), ..known }, key(source));
+    match admit(&named, Some(&known), &them, shown) {
+        Err(why) => assert!(why.0.len() <= MAX_SAID_BYTES),
+        Ok(_) => {
+            assert!(named.may_have(shown) && named.incarnation.is_none_or(|i| i == them.incarnation));
+            assert!(
+                named.key.is_some() || named.incarnation.is_some() || known.key.is_none_or(|k| k == shown)
+            );
+        }
     }
 }
 

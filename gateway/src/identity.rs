@@ -1,12 +1,14 @@
 //! The identity of this gateway: what `init` writes into its data folder, and what the gateway remembers of its
 //! peers.
 //!
-//! There are five small files, the first three in JSON that an operator can read:
+//! There are six small files, the first four in JSON that an operator can read:
 //! - `identity.json`: site, gateway, membership hash and this data folder's random incarnation. It is written once,
 //!   last of all, so that its presence means that `init` was completed.
 //! - `start.json`: how often the process was started; it is raised and on disk before the process sends anything.
-//! - `peers.json`: the mark of the incarnation and the last start of each peer that this gateway has met; it is on disk
-//!   before a peer is answered (see [`selvedge_fabric::link::admit`]).
+//! - `peers.json`: the mark of the incarnation, the key and the last start of each peer that this gateway has met; it is
+//!   on disk before a peer is answered (see [`selvedge_fabric::link::admit`]).
+//! - `link-key.json`: the private key of this gateway's links, which no error and no log shows. `init` makes it; a data
+//!   folder of a release without keys gets one at its next start.
 //! - `log-floor`: a position that the log has reached (see [`selvedge_log::Floor`]); the log raises it. `init` creates
 //!   it, so that a log that is gone can be told from one that has not begun.
 //! - `lock`: locked while a process uses the directory.
@@ -16,26 +18,34 @@
 //!
 //! Invariant: no two runs of a process on one data folder have the same start.
 
+use crate::static_key::StaticKey;
 use ring::rand::{SecureRandom, SystemRandom};
+use selvedge_fabric::directory::GatewayKey;
 use selvedge_fabric::link::{
-    Hello, Incarnation, Known, MAX_START, Mark, PROTOCOL_NEWEST, PROTOCOL_OLDEST, PeerRefusal, admit,
+    Hello, Incarnation, Known, KnownPeer, MAX_START, Mark, PROTOCOL_NEWEST, PROTOCOL_OLDEST, PeerRefusal,
+    admit,
 };
+use selvedge_guard::private;
 use selvedge_log::{Floor, LogError, RealDisk};
 use selvedge_types::ids::{GatewayId, SiteId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Format version of the three JSON files.
+/// Format version of the four JSON files.
 pub const IDENTITY_VERSION: u32 = 1;
 
 /// The largest of these files that is read, in bytes.
 pub const MAX_IDENTITY_FILE_BYTES: u64 = 1024 * 1024;
 
+/// How many peers are remembered. Of more, those with the lowest ids that the site does not have any more are forgotten.
+pub const MAX_KNOWN_PEERS_ENTRIES: usize = 1024;
+
 const IDENTITY: &str = "identity.json";
+const LINK_KEY: &str = "link-key.json";
 const START: &str = "start.json";
 const PEERS: &str = "peers.json";
 const LOCK: &str = "lock";
@@ -57,6 +67,7 @@ pub struct Identity {
     incarnation: Incarnation,
     start: u64,
     run: u64,
+    key: StaticKey,
     peers: BTreeMap<GatewayId, Known>,
     _lock: File,
 }
@@ -69,6 +80,8 @@ pub struct FoundIdentity {
     incarnation: Incarnation,
     /// The number of the coming start.
     start: u64,
+    /// `None` in a data folder of a release without keys.
+    key: Option<StaticKey>,
     peers: BTreeMap<GatewayId, Known>,
     lock: File,
 }
@@ -84,10 +97,14 @@ impl FoundIdentity {
     /// # Errors
     /// When it can't be written.
     pub fn start(self) -> Result<Identity, IdentityError> {
-        let Self { dir, expected, incarnation, start, peers, lock } = self;
+        let Self { dir, expected, incarnation, start, key, peers, lock } = self;
+        let key = match key {
+            Some(key) => key,
+            None => make_key(&dir)?,
+        };
         write(&dir, START, &StartFile { format: IDENTITY_VERSION, start })?;
         let run = u64::from_le_bytes(random()?);
-        Ok(Identity { dir, expected, incarnation, start, run, peers, _lock: lock })
+        Ok(Identity { dir, expected, incarnation, start, run, key, peers, _lock: lock })
     }
 }
 
@@ -142,6 +159,12 @@ pub enum IdentityError {
     /// The log's floor can't be created.
     #[error(transparent)]
     Floor(#[from] LogError),
+    /// Others can read the file of the links' key.
+    #[error("{0}")]
+    KeyOpenToOthers(String),
+    /// This program was built without the curve of the links' keys.
+    #[error("this program can't compute X25519; build it with the features that its Cargo.toml names")]
+    NoCurve,
     /// The operating system provides no random numbers.
     #[error("the operating system gave no random bytes")]
     NoRandomness,
@@ -173,6 +196,16 @@ struct PeerEntry {
     mark: String,
     start: u64,
     run: u64,
+    /// Absent in records of a release without keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeyFile {
+    format: u32,
+    /// 64 hexadecimal digits. Any value is taken here, because the parser's error about a wrong one would show it.
+    private: serde_json::Value,
 }
 
 impl Identity {
@@ -193,6 +226,7 @@ impl Identity {
         }
         write(dir, PEERS, &PeersFile { format: IDENTITY_VERSION, peers: BTreeMap::new() })?;
         write(dir, START, &StartFile { format: IDENTITY_VERSION, start: 0 })?;
+        make_key(dir)?;
         let incarnation = Incarnation(u128::from_le_bytes(random()?));
         let disk = RealDisk::open(dir).map_err(|why| IdentityError::Io { file: dir.into(), why })?;
         Floor::create(Arc::new(disk), log_identity(incarnation))?;
@@ -251,17 +285,19 @@ impl Identity {
         let peers: PeersFile = read(dir, PEERS)?;
         let known = |(id, p): (u16, PeerEntry)| {
             let mark = Mark(number(dir, PEERS, &p.mark)?);
-            Ok((GatewayId(id), Known { mark, start: p.start, run: p.run }))
+            let key = p.key.map(|text| {
+                let bad = || damaged(dir, PEERS, "a key is not 64 hexadecimal digits");
+                bytes(&text).map(GatewayKey).ok_or_else(bad)
+            });
+            Ok((GatewayId(id), Known { mark, start: p.start, run: p.run, key: key.transpose()? }))
         };
         let peers = peers.peers.into_iter().map(known).collect::<Result<_, IdentityError>>()?;
         let before: StartFile = read(dir, START)?;
         let next = before.start.checked_add(1).filter(|start| *start <= MAX_START);
-        let start = next.ok_or_else(|| IdentityError::Damaged {
-            file: dir.join(START),
-            why: "the start counter is at its end".to_string(),
-        })?;
+        let start = next.ok_or_else(|| damaged(dir, START, "the start counter is at its end"))?;
+        let key = find_key(dir)?;
         let (dir, expected) = (dir.to_path_buf(), expected.clone());
-        Ok(FoundIdentity { dir, expected, incarnation, start, peers, lock })
+        Ok(FoundIdentity { dir, expected, incarnation, start, key, peers, lock })
     }
 
     /// The name of the site.
@@ -277,6 +313,15 @@ impl Identity {
     /// The random incarnation of this data folder.
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation
+    }
+
+    /// The public key of this gateway's links, which it announces to its site's directory.
+    pub fn public_key(&self) -> GatewayKey {
+        self.key.public()
+    }
+
+    pub(crate) fn static_key(&self) -> &StaticKey {
+        &self.key
     }
 
     /// The number of this start of the process, from 1: the `start` of its [`selvedge_fabric::machine::Origin`].
@@ -298,17 +343,27 @@ impl Identity {
         }
     }
 
-    /// Admits a peer if it is the one that is known; anything new about it is on disk when this returns. Blocks on the
-    /// disk.
+    /// Admits a peer, authenticated by this key, if it is the one that is named and known; anything new about it is on
+    /// disk when this returns. Blocks on the disk. `present` are the peers that the site has now.
     ///
     /// # Errors
-    /// When the peer is not the one that is known, or the new facts can't be written.
-    pub fn admit(&mut self, them: &Hello) -> Result<(), PeerRefusal> {
-        let Some(met) = admit(self.peers.get(&them.gateway), them)? else { return Ok(()) };
+    /// When the peer is not the one that is named and known, or the new facts can't be written.
+    pub fn admit(
+        &mut self,
+        named: &KnownPeer,
+        them: &Hello,
+        key: GatewayKey,
+        present: &BTreeSet<GatewayId>,
+    ) -> Result<(), PeerRefusal> {
+        let Some(met) = admit(named, self.peers.get(&them.gateway), them, key)? else { return Ok(()) };
         let mut peers = self.peers.clone();
         peers.insert(them.gateway, met);
+        let beyond = peers.len().saturating_sub(MAX_KNOWN_PEERS_ENTRIES);
+        let gone: Vec<_> = peers.keys().filter(|p| !present.contains(p)).take(beyond).copied().collect();
+        gone.iter().for_each(|p| _ = peers.remove(p));
         let entry = |(id, k): (&GatewayId, &Known)| {
-            (id.0, PeerEntry { mark: k.mark.to_string(), start: k.start, run: k.run })
+            let key = k.key.map(|key| key.to_string());
+            (id.0, PeerEntry { mark: k.mark.to_string(), start: k.start, run: k.run, key })
         };
         let file = PeersFile { format: IDENTITY_VERSION, peers: peers.iter().map(entry).collect() };
         write(&self.dir, PEERS, &file).map_err(|e| {
@@ -318,6 +373,30 @@ impl Identity {
         self.peers = peers;
         Ok(())
     }
+}
+
+/// Writes a new key for this gateway's links.
+fn make_key(dir: &Path) -> Result<StaticKey, IdentityError> {
+    let key = StaticKey::new(random()?).ok_or(IdentityError::NoCurve)?;
+    write(dir, LINK_KEY, &KeyFile { format: IDENTITY_VERSION, private: hex(key.private()).into() })?;
+    tracing::info!(public = %key.public(), "made a key for the links of this gateway");
+    Ok(key)
+}
+
+/// The key of this gateway's links, if the data folder has one.
+fn find_key(dir: &Path) -> Result<Option<StaticKey>, IdentityError> {
+    let file = dir.join(LINK_KEY);
+    match File::open(&file) {
+        Ok(open) => private::check_private(&open, &file).map_err(IdentityError::KeyOpenToOthers)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(why) => return Err(IdentityError::Io { file, why }),
+    }
+    let KeyFile { private, .. } = read(dir, LINK_KEY)?;
+    let Some(private) = private.as_str() else {
+        return Err(IdentityError::Unreadable { file, why: "the key is not text".to_string() });
+    };
+    let bad = || damaged(dir, LINK_KEY, "the key is not 64 hexadecimal digits");
+    StaticKey::new(bytes(private).ok_or_else(bad)?).ok_or(IdentityError::NoCurve).map(Some)
 }
 
 fn lock(dir: &Path) -> Result<File, IdentityError> {
@@ -371,7 +450,11 @@ fn write<T: Serialize>(dir: &Path, name: &str, value: &T) -> Result<(), Identity
     let io = |why| IdentityError::Io { file: file.clone(), why };
     let mut text = serde_json::to_vec_pretty(value).map_err(|e| io(e.into()))?;
     text.push(b'\n');
-    let mut out = File::create(&beside).map_err(io)?;
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut out = options.open(&beside).map_err(io)?;
     out.write_all(&text).and_then(|()| out.sync_all()).map_err(io)?;
     fs::rename(&beside, &file).map_err(io)?;
     sync_dir(dir)
@@ -389,15 +472,22 @@ fn random<const N: usize>() -> Result<[u8; N], IdentityError> {
 
 /// Parses an incarnation or a mark.
 fn number(dir: &Path, name: &str, text: &str) -> Result<u128, IdentityError> {
-    let bad = || IdentityError::Damaged {
-        file: dir.join(name),
-        why: "an incarnation or a mark is not 32 hexadecimal digits".to_string(),
-    };
-    let sound = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
-    if !sound {
-        return Err(bad());
+    let bad = || damaged(dir, name, "an incarnation or a mark is not 32 hexadecimal digits");
+    bytes(text).map(u128::from_be_bytes).ok_or_else(bad)
+}
+
+fn damaged(dir: &Path, name: &str, why: &str) -> IdentityError {
+    IdentityError::Damaged { file: dir.join(name), why: why.to_string() }
+}
+
+/// Parses exactly this many bytes of two hexadecimal digits each.
+fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digit = |at: usize| text.as_bytes().get(at).and_then(|b| char::from(*b).to_digit(16));
+    let mut all = [0; N];
+    for (i, byte) in all.iter_mut().enumerate() {
+        *byte = u8::try_from(digit(2 * i)? * 16 + digit(2 * i + 1)?).ok()?;
     }
-    u128::from_str_radix(text, 16).map_err(|_| bad())
+    (text.len() == 2 * N).then_some(all)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -463,7 +553,11 @@ mod tests {
         Identity::init(a.path(), &me).unwrap();
         Identity::init(b.path(), &other).unwrap();
         let peer = Identity::open(b.path(), &other).unwrap().hello();
-        Identity::open(a.path(), &me).unwrap().admit(&peer).unwrap();
+        let admit = |a: &mut Identity, peer: &Hello, key| {
+            let present = BTreeSet::from([GatewayId(2)]);
+            a.admit(&KnownPeer::at("box:7000".to_string()), peer, GatewayKey([key; 32]), &present)
+        };
+        admit(&mut Identity::open(a.path(), &me).unwrap(), &peer, 7).unwrap();
         let text = fs::read_to_string(a.path().join(PEERS)).unwrap();
         assert!(
             !text.contains(&peer.incarnation.to_string()),
@@ -474,9 +568,91 @@ mod tests {
         Identity::init(b.path(), &other).unwrap();
         let emptied = Identity::open(b.path(), &other).unwrap().hello();
         let mut again = Identity::open(a.path(), &me).unwrap();
-        let said = again.admit(&emptied).unwrap_err().to_string();
+        let said = admit(&mut again, &emptied, 7).unwrap_err().to_string();
         assert!(said.contains("g2 has another data folder than before"), "{said}");
-        again.admit(&peer).unwrap();
+        let said = admit(&mut again, &peer, 8).unwrap_err().to_string();
+        assert!(said.contains("g2 has another key than before"), "{said}");
+        admit(&mut again, &peer, 7).unwrap();
+    }
+
+    #[test]
+    fn a_record_of_a_release_without_keys_takes_the_first_key_that_is_met() {
+        let dir = tempfile::tempdir().unwrap();
+        let me = expected("plant-7", 1, 9);
+        Identity::init(dir.path(), &me).unwrap();
+        let them = Hello { gateway: GatewayId(2), ..Identity::open(dir.path(), &me).unwrap().hello() };
+        let record = |key: &str| {
+            let (mark, start, run) = (them.incarnation.mark(), them.start, them.run);
+            format!(
+                "{{\"format\":1,\"peers\":{{\"2\":{{\"mark\":\"{mark}\",\"start\":{start},\"run\":{run}{key}}}}}}}"
+            )
+        };
+        fs::write(dir.path().join(PEERS), record("")).unwrap();
+        let unnamed = KnownPeer::at("box:7000".to_string());
+        let (key, present) = (GatewayKey([7; 32]), BTreeSet::from([GatewayId(2)]));
+        Identity::open(dir.path(), &me).unwrap().admit(&unnamed, &them, key, &present).unwrap();
+        assert!(fs::read_to_string(dir.path().join(PEERS)).unwrap().contains(&key.to_string()));
+        fs::write(dir.path().join(PEERS), record(",\"key\":\"07\"")).unwrap();
+        let said = Identity::open(dir.path(), &me).unwrap_err().to_string();
+        assert!(said.contains("a key is not 64 hexadecimal digits"), "{said}");
+    }
+
+    #[test]
+    fn of_too_many_peers_those_that_the_site_has_are_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let me = expected("plant-7", 1, 9);
+        Identity::init(dir.path(), &me).unwrap();
+        let mut identity = Identity::open(dir.path(), &me).unwrap();
+        let (hello, unnamed) = (identity.hello(), KnownPeer::at("box:7000".to_string()));
+        let key = GatewayKey([7; 32]);
+        let known = Known { mark: hello.incarnation.mark(), start: 1, run: 1, key: Some(key) };
+        identity.peers = (2..2 + MAX_KNOWN_PEERS_ENTRIES as u16).map(|p| (GatewayId(p), known)).collect();
+        let new = GatewayId(5_000);
+        let present = BTreeSet::from([GatewayId(2), new]);
+        identity.admit(&unnamed, &Hello { gateway: new, ..hello }, key, &present).unwrap();
+        let kept = |p: u16| identity.peers.contains_key(&GatewayId(p));
+        assert!(kept(2) && !kept(3) && kept(4) && kept(5_000));
+        assert_eq!(identity.peers.len(), MAX_KNOWN_PEERS_ENTRIES);
+    }
+
+    #[test]
+    fn the_key_of_the_links_is_made_once_and_shown_to_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let me = expected("plant-7", 1, 9);
+        Identity::init(dir.path(), &me).unwrap();
+        let path = dir.path().join(LINK_KEY);
+        let first = Identity::open(dir.path(), &me).unwrap();
+        let secret = hex(first.static_key().private());
+        assert!(!format!("{first:?}").contains(&secret));
+        let public = first.public_key();
+        drop(first);
+        assert_eq!(Identity::open(dir.path(), &me).unwrap().public_key(), public);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+            let said = Identity::open(dir.path(), &me).unwrap_err().to_string();
+            assert!(said.contains("run `chmod 600"), "{said}");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        }
+        for (text, says) in [
+            (format!("{{\"format\":1,\"private\":\"{secret}0\"}}"), "not 64 hexadecimal digits"),
+            (format!("{{\"format\":1,\"private\":[\"{secret}\"]}}"), "the key is not text"),
+            (format!("{{\"format\":2,\"private\":\"{secret}\"}}"), "format version 2"),
+            (format!("{{\"format\":1,\"private\":\"{secret}"), "can't be parsed"),
+            (format!("{{\"format\":1,\"secret\":\"{secret}\"}}"), "nothing was changed"),
+        ] {
+            fs::write(&path, text).unwrap();
+            let said = Identity::open(dir.path(), &me).unwrap_err().to_string();
+            assert!(said.contains(says) && !said.contains(&secret), "{said}");
+        }
+        // As a release without keys left it.
+        fs::remove_file(&path).unwrap();
+        drop(Identity::find(dir.path(), &me).unwrap());
+        assert!(!path.exists(), "what is only looked at is not changed");
+        let made = Identity::open(dir.path(), &me).unwrap().public_key();
+        assert!(made != public && Identity::open(dir.path(), &me).unwrap().public_key() == made);
     }
 
     #[test]

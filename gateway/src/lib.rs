@@ -12,5 +12,6 @@ pub mod front;
 pub mod identity;
 mod program;
 pub mod settings;
+pub mod static_key;
 
 pub use program::run;

@@ -3,7 +3,8 @@
 
 use actix::{Actor, Arbiter, Context, Handler, System};
 use selvedge_fabric::detector::{Change, DETECT_MS};
-use selvedge_fabric::link::{KnownPeer, LinkState};
+use selvedge_fabric::directory::GatewayKey;
+use selvedge_fabric::link::{Greeting, Hello, Incarnation, KnownPeer, LinkState};
 use selvedge_fabric::machine::Origin;
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_gateway::actors::clock::SiteClock;
@@ -70,6 +71,7 @@ impl Handler<PeersChanged> for Receiver {
 
 struct Gateway {
     arbiter: Option<Arbiter>,
+    key: GatewayKey,
     links: PeerLinks,
     events: UnboundedReceiver<Event>,
     gate: Arc<Semaphore>,
@@ -105,6 +107,7 @@ fn start(dir: &Path, me: u16, listener: TcpListener, peers: &[(u16, SocketAddr)]
         Identity::init(dir, &expected).unwrap();
     }
     let identity = Arc::new(Mutex::new(Identity::open(dir, &expected).unwrap()));
+    let key = identity.lock().unwrap().public_key();
     let arbiter = Arbiter::new();
     let (tx, events) = unbounded_channel();
     let gate = Arc::new(Semaphore::new(1));
@@ -121,7 +124,7 @@ fn start(dir: &Path, me: u16, listener: TcpListener, peers: &[(u16, SocketAddr)]
         room: Arc::new(SiteRoom::new(id(me))),
     };
     let links = link::start(settings, &arbiter.handle()).unwrap();
-    Gateway { arbiter: Some(arbiter), links, events, gate }
+    Gateway { arbiter: Some(arbiter), key, links, events, gate }
 }
 
 impl Gateway {
@@ -410,6 +413,59 @@ fn a_removed_peer_goes_down_and_is_refused_with_the_reason() {
 }
 
 #[test]
+fn a_peer_with_the_secret_and_another_key_is_refused_whoever_dials() {
+    for changed in [1, 2] {
+        run(async move {
+            let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+            let ((l1, a1), (l2, a2)) = (listen(), listen());
+            let mut g1 = start(dirs[0].path(), 1, l1, &[(2, a2)], &USUAL);
+            let mut g2 = start(dirs[1].path(), 2, l2, &[(1, a1)], &USUAL);
+            g1.up(&[1, 2]).await;
+            g2.up(&[1, 2]).await;
+            let other = 3 - changed;
+            let (stays, goes, at, its) = if changed == 1 { (g2, g1, a1, a2) } else { (g1, g2, a2, a1) };
+            let before = goes.key;
+            goes.kill().await;
+            let dir = dirs[usize::from(changed) - 1].path();
+            std::fs::remove_file(dir.join("link-key.json")).unwrap();
+            let back = start(dir, changed, TcpListener::bind(at).unwrap(), &[(other, its)], &USUAL);
+            assert_ne!(back.key, before);
+            let says = format!("g{changed} has another key than before");
+            eventually("who stays says so", || stays.trouble(changed).contains(&says)).await;
+            eventually("who is refused says so", || back.trouble(other).contains(&says)).await;
+        });
+    }
+}
+
+#[test]
+fn a_connection_ends_when_the_directory_names_another_key_for_its_peer() {
+    for named in [1, 2] {
+        run(async move {
+            let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+            let ((l1, a1), (l2, a2)) = (listen(), listen());
+            let mut g1 = start(dirs[0].path(), 1, l1, &[(2, a2)], &USUAL);
+            let mut g2 = start(dirs[1].path(), 2, l2, &[(1, a1)], &USUAL);
+            g1.up(&[1, 2]).await;
+            g2.up(&[1, 2]).await;
+            let (mut one, peer, at) = if named == 1 { (g2, g1, a1) } else { (g1, g2, a2) };
+            let other = 3 - named;
+            let with = |key| {
+                let known = KnownPeer { key: Some(key), ..KnownPeer::at(at.to_string()) };
+                BTreeMap::from([(id(named), known)])
+            };
+            one.links.set_peers(with(peer.key)).unwrap();
+            one.links.set_peers(with(GatewayKey([8; 32]))).unwrap();
+            assert_eq!(one.up(&[other]).await, [], "its own key changed nothing, another one did");
+            let says = format!("g{named} has another key than the one that the site knows");
+            eventually("who asks says so", || one.trouble(named).contains(&says)).await;
+            eventually("who is refused says so", || peer.trouble(other).contains(&says)).await;
+            one.links.set_peers(with(peer.key)).unwrap();
+            assert_eq!(one.up(&[1, 2]).await, []);
+        });
+    }
+}
+
+#[test]
 fn a_changed_address_is_used_by_the_next_connection() {
     run(async {
         let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
@@ -587,9 +643,10 @@ fn garbage_is_hung_up_on_and_leaves_room_for_peers() {
         let mut g2 = start(dirs[1].path(), 2, l2, &[(1, a1)], &USUAL);
         let mut garbage: Vec<Vec<u8>> = vec![
             b"GET / HTTP/1.1\r\n\r\n".to_vec(),
-            b"SVL\x02".to_vec(),
+            b"SVL\x03".to_vec(),
             [b"SVL\x01".to_vec(), vec![0; 48]].concat(),
-            [b"SVL\x01".to_vec(), vec![0xff; 1_000_000]].concat(),
+            [b"SVL\x02".to_vec(), vec![0; 48]].concat(),
+            [b"SVL\x02".to_vec(), vec![0xff; 1_000_000]].concat(),
         ];
         // More than may be in their handshake at once.
         garbage.extend((0..3 * MAX_UNAUTHENTICATED_CONNECTIONS).map(|i| vec![i as u8; 100_000]));
@@ -639,6 +696,68 @@ fn strangers_that_say_nothing_keep_no_peer_out() {
     });
 }
 
+/// Sends the first message of a handshake, and takes in the second.
+async fn shake(
+    socket: &mut TcpStream,
+    preamble: &[u8],
+    noise: &mut snow::HandshakeState,
+    answer_bytes: usize,
+) {
+    let mut message = [0; 65535];
+    let n = noise.write_message(&[], &mut message).unwrap();
+    socket.write_all(&[preamble, &message[..n]].concat()).await.unwrap();
+    let mut answer = vec![0; answer_bytes];
+    socket.read_exact(&mut answer).await.unwrap();
+    noise.read_message(&answer, &mut []).unwrap();
+}
+
+/// Sends one Noise message with its length.
+async fn send(socket: &mut TcpStream, noise: &mut snow::TransportState, frame: &[u8]) {
+    let mut message = [0; 65535];
+    let n = noise.write_message(frame, &mut message).unwrap();
+    socket.write_all(&(n as u16).to_be_bytes()).await.unwrap();
+    socket.write_all(&message[..n]).await.unwrap();
+}
+
+/// A gateway of a release without static keys, byte for byte as that greets.
+#[test]
+fn a_gateway_without_a_static_key_is_told_to_upgrade() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let ((_l1, a1), (l2, a2)) = (listen(), listen());
+        let g2 = start(dir.path(), 2, l2, &[(1, a1)], &USUAL);
+        for newest in [1, 2] {
+            let mut socket = TcpStream::connect(a2).await.unwrap();
+            let params = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s".parse().unwrap();
+            let builder = snow::Builder::new(params).psk(0, &[1; 32]).unwrap().prologue(b"SVL\x01").unwrap();
+            let mut noise = builder.build_initiator().unwrap();
+            shake(&mut socket, b"SVL\x01", &mut noise, 48).await;
+            let mut noise = noise.into_transport_mode().unwrap();
+            let hello = Greeting::Hello(Hello {
+                oldest: 1,
+                newest, // claiming the protocol is not enough
+                site: USUAL.site.to_string(),
+                membership: [USUAL.membership; 32],
+                gateway: id(1),
+                incarnation: Incarnation(5),
+                start: 1,
+                run: 1,
+            })
+            .encode();
+            let length = (hello.len() as u32).to_le_bytes();
+            send(&mut socket, &mut noise, &[&length[..], &hello].concat()).await;
+            let mut sealed = vec![];
+            timeout(PATIENCE, socket.read_to_end(&mut sealed)).await.expect("it was not hung up on").unwrap();
+            let mut frame = vec![0; sealed.len()];
+            let n = noise.read_message(&sealed[2..], &mut frame).unwrap();
+            let Greeting::Refused { reason } = Greeting::decode(&frame[4..n]).unwrap() else { panic!() };
+            let says = format!("g2 speaks protocols 2 to 2, g1 1 to {newest}; upgrade the older gateway");
+            assert!(reason.contains(&says), "{reason}");
+            eventually("g2 says so", || g2.trouble(1).contains(&says)).await;
+        }
+    });
+}
+
 /// A gateway with a defect: it has the secret but breaks the bounds.
 #[test]
 fn a_frame_beyond_the_bound_ends_the_handshake() {
@@ -654,20 +773,15 @@ fn a_frame_beyond_the_bound_ends_the_handshake() {
             vec![0; 60_000],                                          // a piece larger than any greeting
         ] {
             let mut socket = TcpStream::connect(a2).await.unwrap();
-            let params = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s".parse().unwrap();
-            let builder = snow::Builder::new(params).psk(0, &[1; 32]).unwrap().prologue(b"SVL\x01").unwrap();
-            let mut noise = builder.build_initiator().unwrap();
+            let params = "Noise_XXpsk0_25519_ChaChaPoly_BLAKE2s".parse().unwrap();
+            let builder = snow::Builder::new(params).psk(0, &[1; 32]).unwrap().prologue(b"SVL\x02").unwrap();
+            let mut noise = builder.local_private_key(&[9; 32]).unwrap().build_initiator().unwrap();
+            shake(&mut socket, b"SVL\x02", &mut noise, 96).await;
             let mut message = [0; 65535];
             let n = noise.write_message(&[], &mut message).unwrap();
-            socket.write_all(b"SVL\x01").await.unwrap();
             socket.write_all(&message[..n]).await.unwrap();
-            let mut answer = [0; 48];
-            socket.read_exact(&mut answer).await.unwrap();
-            noise.read_message(&answer, &mut []).unwrap();
             let mut noise = noise.into_transport_mode().unwrap();
-            let n = noise.write_message(&frame, &mut message).unwrap();
-            socket.write_all(&(n as u16).to_be_bytes()).await.unwrap();
-            socket.write_all(&message[..n]).await.unwrap();
+            send(&mut socket, &mut noise, &frame).await;
             let read = timeout(PATIENCE, socket.read(&mut [0])).await.expect("it was not hung up on");
             assert!(matches!(read, Ok(0) | Err(_)), "no answer to a broken frame");
         }

@@ -7,9 +7,11 @@ use super::random::Random;
 use super::wire::{Segment, Socket, Wires};
 use selvedge_fabric::agreement::ClockNote;
 use selvedge_fabric::detector::{Change, DETECT_MS, Detector, TICK_MS};
+use selvedge_fabric::directory::GatewayKey;
 use selvedge_fabric::link::{
     CONNECT_TIMEOUT_MS, Greeting, HANDSHAKE_TIMEOUT_MS, Hello, Incarnation, Known, KnownPeer, Lane, Link,
-    LinkState, PROTOCOL_NEWEST, PROTOCOL_OLDEST, PeerFrame, PeerList, REDIAL_MIN_MS, admit, check,
+    LinkState, PROTOCOL_NEWEST, PROTOCOL_OLDEST, PeerFrame, PeerList, PeerRefusal, REDIAL_MIN_MS, admit,
+    check,
 };
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_fabric::reach::{News, Reach};
@@ -420,7 +422,7 @@ impl Links {
                 if let Err(refusal) = check(&self.me, &them, greeted.peer, &self.peers) {
                     panic!("{} refuses {}: {refusal}", self.me.gateway, them.gateway);
                 }
-                match admit(around.known.get(&them.gateway), &them) {
+                match judge(&self.peers, &them, around) {
                     Ok(None) => self.consent(socket, them, around, brought),
                     Ok(Some(_)) | Err(_) => {
                         let at = around.now + around.random.below(2 * around.disk_ms);
@@ -440,7 +442,7 @@ impl Links {
 
     /// The peer is on disk, unless it is refused: this end consents.
     fn consent(&mut self, socket: Socket, them: Hello, around: &mut Around<'_>, brought: &mut Vec<Brought>) {
-        match admit(around.known.get(&them.gateway), &them) {
+        match judge(&self.peers, &them, around) {
             Ok(met) => _ = met.map(|met| around.known.insert(them.gateway, met)),
             Err(refusal) => {
                 let (who, start, reason) = (them.gateway, them.start, refusal.to_string());
@@ -548,6 +550,12 @@ impl Links {
         }
         due.max(now + 1)
     }
+}
+
+/// Whether the peer is the one that is known. Each gateway keeps one key.
+fn judge(peers: &PeerList, them: &Hello, around: &Around<'_>) -> Result<Option<Known>, PeerRefusal> {
+    let named = peers.get(them.gateway).expect("a gateway that is no peer was refused before");
+    admit(named, around.known.get(&them.gateway), them, GatewayKey([them.gateway.0 as u8; 32]))
 }
 
 fn next_tick(now: u64) -> u64 {

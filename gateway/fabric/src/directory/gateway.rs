@@ -84,6 +84,12 @@ pub(super) fn is_zone(zone: Option<&str>) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub struct GatewayKey(pub [u8; 32]);
 
+impl fmt::Display for GatewayKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
 /// The directory's record of a gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct GatewayRecord {

@@ -10,20 +10,27 @@
 //! one of the peers, and can't raise a peer's start so far that the peer itself is refused. For the same reason a
 //! gateway refuses a start beyond what a process can have counted since they last met.
 //!
+//! Each gateway has a static key, which the handshake authenticates. The directory names the keys and incarnations of
+//! a site's gateways, and a peer must have those that it names ([`KnownPeer`]). Until the directory names a gateway's
+//! key, its peers trust the first key that they meet and write it down with the mark; they refuse any other from then
+//! on. What the directory names takes precedence over what was written down, which may be the key of a stranger who
+//! had the site's secret and came first.
+//!
 //! Limit: a copy that was restored before any peer was ever met, or restored and started more often than the lost
 //! original since the copy was made, is not recognised.
 
-use super::peers::PeerList;
+use super::peers::{KnownPeer, PeerList};
+use crate::directory::GatewayKey;
 use bincode::{Decode, Encode};
 use selvedge_types::frame::{self, FrameError};
 use selvedge_types::ids::{GatewayId, MAX_SITE_NAME_BYTES};
 use std::fmt;
 
 /// The newest protocol between gateways that this release speaks.
-pub const PROTOCOL_NEWEST: u16 = 1;
+pub const PROTOCOL_NEWEST: u16 = 2;
 
 /// The oldest protocol between gateways that this release still speaks.
-pub const PROTOCOL_OLDEST: u16 = 1;
+pub const PROTOCOL_OLDEST: u16 = 2;
 
 /// Format version of [`Greeting`] frames. It does not change: every release must be able to give every other one
 /// the reason for a refusal.
@@ -149,6 +156,8 @@ pub struct Known {
     pub start: u64,
     /// The number that this process drew.
     pub run: u64,
+    /// The peer's key; `None` in a record of a release without keys.
+    pub key: Option<GatewayKey>,
 }
 
 /// Why a peer is refused, in words for both operators. Contains no secret.
@@ -171,10 +180,7 @@ pub fn check(
     let (mine, theirs) = (me.gateway, them.gateway);
     let refuse = |why: String| Err(PeerRefusal(why));
     if them.newest < me.oldest || them.oldest > me.newest {
-        return refuse(format!(
-            "{mine} speaks protocols {} to {}, {theirs} {} to {}; upgrade the older gateway one release at a time",
-            me.oldest, me.newest, them.oldest, them.newest
-        ));
+        return Err(no_common_protocol(me, them));
     }
     if them.site != me.site {
         let named: String = them.site.chars().filter(|c| !c.is_control()).take(MAX_SITE_NAME_BYTES).collect();
@@ -224,21 +230,61 @@ pub fn check(
     Ok(())
 }
 
-/// Checks whether the peer is the one on record (the essay above says why). `Ok(Some)` is the record that must be
-/// on disk before the peer is answered; `Ok(None)`: it already is.
+/// The refusal of a gateway whose handshake or greeting is of another protocol.
+pub fn no_common_protocol(me: &Hello, them: &Hello) -> PeerRefusal {
+    PeerRefusal(format!(
+        "{} speaks protocols {} to {}, {} {} to {}; upgrade the older gateway one release at a time",
+        me.gateway, me.oldest, me.newest, them.gateway, them.oldest, them.newest
+    ))
+}
+
+/// Checks whether the peer, authenticated by this key, is the one that the directory names and the one on record (the
+/// essay above says why). `Ok(Some)` is the record that must be on disk before the peer is answered; `Ok(None)`: it
+/// already is.
 ///
 /// # Errors
 /// Returns what is wrong with the peer and what to do.
-pub fn admit(known: Option<&Known>, them: &Hello) -> Result<Option<Known>, PeerRefusal> {
+pub fn admit(
+    named: &KnownPeer,
+    known: Option<&Known>,
+    them: &Hello,
+    key: GatewayKey,
+) -> Result<Option<Known>, PeerRefusal> {
     let peer = them.gateway;
-    let met = Known { mark: them.incarnation.mark(), start: them.start, run: them.run };
+    let met = Known { mark: them.incarnation.mark(), start: them.start, run: them.run, key: Some(key) };
+    let another_key = |than: &str, expected: GatewayKey| {
+        Err(PeerRefusal(format!(
+            "{peer} has another key than {than} (it was {}, now it is {}); put its original link-key.json back, or remove {peer} from the \
+             site and set its box up as a new gateway; if nobody changed it, somebody else has the site's secret",
+            short(&expected.0),
+            short(&key.0)
+        )))
+    };
+    if let Some(named) = named.incarnation.filter(|named| *named != them.incarnation) {
+        return Err(PeerRefusal(format!(
+            "{peer} has another data folder than the one that the site knows (its mark was {}, now it is {}); give it its original \
+             disk, or remove {peer} from the site and set its box up as a new gateway",
+            named.mark(),
+            met.mark
+        )));
+    }
+    if let Some(named) = named.key.filter(|named| *named != key) {
+        return another_key("the one that the site knows", named);
+    }
     let Some(known) = known else { return Ok(Some(met)) };
+    if named.incarnation.is_some() && known.mark != met.mark {
+        // The record is that of a stranger who came first.
+        return Ok(Some(met));
+    }
     let repair = "it may have forgotten votes, so it must not come back under this id: give it its original disk, or leave it out";
     if known.mark != met.mark {
         return Err(PeerRefusal(format!(
             "{peer} has another data folder than before (its mark was {}, now it is {}); {repair}",
             known.mark, met.mark
         )));
+    }
+    if let Some(before) = known.key.filter(|before| named.key.is_none() && *before != key) {
+        return another_key("before", before);
     }
     if met.start > known.start.saturating_add(MAX_MISSED_STARTS) {
         return Err(PeerRefusal(format!(

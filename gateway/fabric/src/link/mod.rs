@@ -4,20 +4,20 @@
 //!
 //! Two gateways of a site share one TCP connection; **the lower id dials the higher**. On it:
 //!
-//! 1. Four bytes, `SVL` and [`WIRE_VERSION`], then the two messages of `Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s` with
+//! 1. Four bytes, `SVL` and [`WIRE_VERSION`], then the three messages of `Noise_XXpsk0_25519_ChaChaPoly_BLAKE2s` with
 //!    empty payloads. The pre-shared key is derived from the site secret, so both ends prove that they know it; the
-//!    ephemeral keys give every connection new keys. The four bytes are the Noise prologue, so they can't be
-//!    changed on the way.
+//!    ephemeral keys give every connection new keys; the static keys authenticate the gateways, and only an end that
+//!    knows the secret can see them. The four bytes are the Noise prologue, so they can't be changed on the way.
 //! 2. From here on, everything is a frame: four bytes of length (little-endian) and a body, cut into Noise messages
 //!    of at most 65,535 bytes, each behind two bytes of length (big-endian). The frame's length is encrypted; a
 //!    Noise message's length only hints at where its tag is.
 //! 3. The dialler sends [`Greeting::Hello`]. The acceptor checks it and sends [`Greeting::Welcome`]; the dialler
 //!    checks that and sends [`Greeting::Ready`]. Either may send [`Greeting::Refused`] with a reason instead, which
-//!    both ends log. Each end has the other's incarnation on disk before it sends its own consent (see [`admit`]).
+//!    both ends log. Each end has the other's incarnation and key on disk before it sends its own consent (see [`admit`]).
 //! 4. [`PeerFrame`]s both ways, until the connection ends.
 //!
-//! NNpsk0's first message can be replayed. So an acceptor counts a dialler as authenticated only after its Hello,
-//! which is encrypted under keys that the acceptor's fresh ephemeral key went into.
+//! The first message can be replayed. So an acceptor counts a dialler as authenticated only after the third one, which
+//! depends on the acceptor's fresh ephemeral key and on the dialler's static key.
 //!
 //! [`Link`] is the core of one link: a bounded queue with a lane for each kind of traffic ([`Lane`]), whose
 //! messages become frames whenever the connection can take one. All messages queued at that moment share a frame
@@ -45,7 +45,7 @@
 //! Left out: rekeying (a Noise key is good for 2^64 - 1 messages, which a link that sends a million each second
 //! uses up in 580,000 years; a connection that gets there ends), compression, and a second connection for bulk.
 //!
-//! Sources: The Noise Protocol Framework, revision 34, sections 5, 7.5, 9, 11.2 and 14.
+//! Sources: The Noise Protocol Framework, revision 34, sections 5, 7.5, 7.8, 9, 11.2 and 14.
 
 mod hello;
 mod peers;
@@ -63,10 +63,14 @@ use selvedge_types::frame::{self, FrameError};
 use selvedge_types::ids::GatewayId;
 
 /// Version of the four bytes, the Noise pattern and the framing.
-pub const WIRE_VERSION: u8 = 1;
+pub const WIRE_VERSION: u8 = 2;
 
 /// The first bytes that a dialler sends; also the Noise prologue.
 pub const PREAMBLE: [u8; 4] = [b'S', b'V', b'L', WIRE_VERSION];
+
+/// The first bytes of a dialler whose release has no static keys; its handshake is `NNpsk0`. It is answered only with a
+/// refusal that gives the reason.
+pub const KEYLESS_PREAMBLE: [u8; 4] = *b"SVL\x01";
 
 /// Format version of [`PeerFrame`].
 pub const PEER_FRAME_VERSION: u8 = 8;

@@ -3,6 +3,8 @@
 //! A gateway that was named and is not any more was removed from the site. Ids are never given twice, so it does not
 //! come back; it is remembered, so that it learns why it is refused.
 
+use super::hello::Incarnation;
+use crate::directory::GatewayKey;
 use crate::ring::MAX_GATEWAYS;
 use selvedge_types::ids::GatewayId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,12 +17,22 @@ pub const MAX_REMOVED_PEERS_ENTRIES: usize = 1024;
 pub struct KnownPeer {
     /// Host and port for links.
     pub address: String,
+    /// The key that it must have. `None` while the directory does not name one: then the first one that this gateway
+    /// meets is trusted ([`admit`](super::admit)).
+    pub key: Option<GatewayKey>,
+    /// The incarnation that its data folder must have; `None` as for the key.
+    pub incarnation: Option<Incarnation>,
 }
 
 impl KnownPeer {
     /// A peer of which only the address is known.
     pub fn at(address: String) -> Self {
-        Self { address }
+        Self { address, key: None, incarnation: None }
+    }
+
+    /// Whether the directory names no other key for it.
+    pub fn may_have(&self, key: GatewayKey) -> bool {
+        self.key.is_none_or(|named| named == key)
     }
 }
 
@@ -29,11 +41,13 @@ impl KnownPeer {
 #[error("{0} peers were named, but a site has at most {MAX_GATEWAYS} gateways; the links stay as they were")]
 pub struct TooManyPeers(pub usize);
 
-/// The links to make and to end after a change of the list. A changed address needs neither: the next dial uses it.
+/// What a change of the list means for links. A changed address means nothing for them: the next dial uses it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PeerListChange {
     pub added: Vec<GatewayId>,
     pub removed: Vec<GatewayId>,
+    /// Peers whose key is newly named: a connection with another key must end.
+    pub keyed: Vec<GatewayId>,
 }
 
 /// The peers of a gateway, present and removed.
@@ -64,18 +78,28 @@ impl PeerList {
         }
         let added: Vec<_> = peers.keys().filter(|p| !self.present.contains_key(p)).copied().collect();
         let removed: Vec<_> = self.present.keys().filter(|p| !peers.contains_key(p)).copied().collect();
+        let newly = |(p, known): (&GatewayId, &KnownPeer)| {
+            let before = self.present.get(p)?;
+            (known.key.is_some() && known.key != before.key).then_some(*p)
+        };
+        let keyed = peers.iter().filter_map(newly).collect();
         self.present = peers;
         self.removed.extend(&removed);
         self.removed.retain(|p| !self.present.contains_key(p));
         while self.removed.len() > MAX_REMOVED_PEERS_ENTRIES {
             self.removed.pop_first();
         }
-        Ok(PeerListChange { added, removed })
+        Ok(PeerListChange { added, removed, keyed })
     }
 
     /// The facts about a present peer.
     pub fn get(&self, peer: GatewayId) -> Option<&KnownPeer> {
         self.present.get(&peer)
+    }
+
+    /// The ids, in order.
+    pub fn present(&self) -> impl Iterator<Item = GatewayId> {
+        self.present.keys().copied()
     }
 
     /// Whether a gateway was a peer and is one no more.
@@ -92,28 +116,44 @@ mod tests {
         ids.into_iter().map(|p| (GatewayId(p), KnownPeer::at(format!("box-{p}:7000")))).collect()
     }
 
-    fn ids(list: &[u16]) -> Vec<GatewayId> {
-        list.iter().copied().map(GatewayId).collect()
+    fn changed(added: &[u16], removed: &[u16], keyed: &[u16]) -> PeerListChange {
+        let ids = |list: &[u16]| list.iter().copied().map(GatewayId).collect();
+        PeerListChange { added: ids(added), removed: ids(removed), keyed: ids(keyed) }
     }
 
     #[test]
     fn peers_come_move_and_go() {
         let mut list = PeerList::new(GatewayId(1));
         let change = list.set(peers([1, 2, 3])).unwrap();
-        assert_eq!(
-            change,
-            PeerListChange { added: ids(&[2, 3]), removed: vec![] },
-            "not this gateway itself"
-        );
+        assert_eq!(change, changed(&[2, 3], &[], &[]), "not this gateway itself");
         let mut moved = peers([2, 4]);
         moved.insert(GatewayId(2), KnownPeer::at("elsewhere:7000".to_string()));
         let change = list.set(moved).unwrap();
-        assert_eq!(change, PeerListChange { added: ids(&[4]), removed: ids(&[3]) });
+        assert_eq!(change, changed(&[4], &[3], &[]));
         assert_eq!(list.get(GatewayId(2)).unwrap().address, "elsewhere:7000");
         assert!(list.get(GatewayId(3)).is_none() && list.was_removed(GatewayId(3)));
         assert!(!list.was_removed(GatewayId(9)), "it never was one");
         list.set(peers([2, 3])).unwrap();
         assert!(!list.was_removed(GatewayId(3)) && list.was_removed(GatewayId(4)));
+    }
+
+    #[test]
+    fn a_key_that_is_named_later_concerns_the_connection_that_there_is() {
+        let (one, other) = (GatewayKey([1; 32]), GatewayKey([2; 32]));
+        let mut list = PeerList::new(GatewayId(1));
+        list.set(peers([2, 3])).unwrap();
+        let mut named = peers([2, 3, 4]);
+        let mut name = |peer, key| {
+            named.entry(GatewayId(peer)).and_modify(|known| known.key = Some(key));
+            named.clone()
+        };
+        name(4, one);
+        assert_eq!(list.set(name(2, one)), Ok(changed(&[4], &[], &[2])), "a new link has no connection yet");
+        assert_eq!(list.set(name(2, one)), Ok(changed(&[], &[], &[])));
+        assert_eq!(list.set(name(2, other)), Ok(changed(&[], &[], &[2])));
+        let known = list.get(GatewayId(2)).unwrap();
+        assert!(known.may_have(other) && !known.may_have(one));
+        assert!(list.get(GatewayId(3)).unwrap().may_have(one), "none is named");
     }
 
     #[test]

@@ -1,4 +1,5 @@
 use super::*;
+use crate::directory::GatewayKey;
 use crate::machine::Origin;
 use crate::peer::{ForwardAnswer, QueryAnswer};
 use crate::ring::ReplicaSet;
@@ -209,7 +210,7 @@ fn golden_bytes() {
     assert_eq!(hello[..12], [1, 0, 1, 1, 7, b'p', b'l', b'a', b'n', b't', b'-', b'7']);
     assert_eq!(hello[12..44], [5; 32]);
     assert_eq!(hello[44..], [2, 9, 3, 77]);
-    assert_eq!(PREAMBLE, *b"SVL\x01");
+    assert_eq!((PREAMBLE, KEYLESS_PREAMBLE), (*b"SVL\x02", *b"SVL\x01"));
 }
 
 fn hello(gateway: u16) -> Hello {
@@ -295,16 +296,24 @@ fn who_does_not_belong_is_refused_in_words() {
     assert_eq!(checked(&newer, None), Ok(()), "a newer release that still speaks our protocol");
 }
 
+const KEY: GatewayKey = GatewayKey([0xa1; 32]);
+const OTHER_KEY: GatewayKey = GatewayKey([0xb2; 32]);
+
+fn unnamed() -> KnownPeer {
+    KnownPeer::at("box:7000".to_string())
+}
+
 #[test]
 fn a_peer_is_trusted_once_and_then_only_as_itself() {
+    let judge = |known: Option<&Known>, them: &Hello| admit(&unnamed(), known, them, KEY);
     let met = hello(1);
-    let known = admit(None, &met).unwrap().expect("to be written down");
-    assert_eq!(admit(Some(&known), &met), Ok(None), "a new connection of the same process");
+    let known = judge(None, &met).unwrap().expect("to be written down");
+    assert_eq!(judge(Some(&known), &met), Ok(None), "a new connection of the same process");
     let mut restarted = hello(1);
     (restarted.start, restarted.run) = (4, 78);
-    assert_eq!(admit(Some(&known), &restarted).unwrap().map(|k| k.start), Some(4));
+    assert_eq!(judge(Some(&known), &restarted).unwrap().map(|k| k.start), Some(4));
     let leapt = Hello { start: 4 + MAX_MISSED_STARTS, ..restarted.clone() };
-    let said = admit(Some(&known), &leapt).unwrap_err().to_string();
+    let said = judge(Some(&known), &leapt).unwrap_err().to_string();
     assert!(
         said.contains("the last known one was 3"),
         "its next true start would be refused for good: {said}"
@@ -316,8 +325,49 @@ fn a_peer_is_trusted_once_and_then_only_as_itself() {
     ] {
         let mut them = hello(1);
         (them.incarnation, them.start, them.run) = (Incarnation(incarnation), start, run);
-        let said = admit(Some(&known), &them).unwrap_err().to_string();
+        let said = judge(Some(&known), &them).unwrap_err().to_string();
         assert!(said.contains(says) && said.contains("or leave it out"), "{said}");
         assert!(said.len() <= MAX_REASON_BYTES);
     }
+}
+
+#[test]
+fn the_first_key_of_a_peer_is_trusted_and_then_no_other() {
+    let them = hello(u16::MAX);
+    let known = admit(&unnamed(), None, &them, KEY).unwrap().expect("to be written down");
+    assert_eq!(known.key, Some(KEY));
+    let said = admit(&unnamed(), Some(&known), &them, OTHER_KEY).unwrap_err().to_string();
+    assert!(said.contains("another key than before (it was a1a1a1a1, now it is b2b2b2b2)"), "{said}");
+    assert!(said.contains("put its original link-key.json back"), "{said}");
+    assert!(said.len() <= MAX_REASON_BYTES, "{}", said.len());
+    // A record of a release that knew no keys.
+    let older = Known { key: None, ..known };
+    assert_eq!(admit(&unnamed(), Some(&older), &them, KEY), Ok(Some(known)));
+}
+
+#[test]
+fn what_the_directory_names_takes_precedence_over_what_was_met_first() {
+    let them = hello(u16::MAX);
+    let known = admit(&unnamed(), None, &them, KEY).unwrap().expect("to be written down");
+    let named = KnownPeer { key: Some(OTHER_KEY), ..unnamed() };
+    for record in [None, Some(&known)] {
+        let said = admit(&named, record, &them, KEY).unwrap_err().to_string();
+        assert!(
+            said.contains("than the one that the site knows (it was b2b2b2b2, now it is a1a1a1a1)"),
+            "{said}"
+        );
+        assert!(said.len() <= MAX_REASON_BYTES, "{}", said.len());
+    }
+    let met = admit(&named, Some(&known), &them, OTHER_KEY).unwrap().expect("to be written down");
+    assert_eq!(met.key, Some(OTHER_KEY));
+    // With the incarnation named, a record of another one counts for nothing.
+    let named = KnownPeer { incarnation: Some(Incarnation(9)), ..named };
+    let first = Known { mark: Incarnation(8).mark(), start: 700, ..known };
+    assert_eq!(admit(&named, Some(&first), &them, OTHER_KEY).unwrap().map(|k| k.start), Some(3));
+    let emptied = Hello { incarnation: Incarnation(8), ..them.clone() };
+    let said = admit(&named, Some(&first), &emptied, OTHER_KEY).unwrap_err().to_string();
+    assert!(said.contains("another data folder than the one that the site knows"), "{said}");
+    assert!(said.len() <= MAX_REASON_BYTES);
+    let older = Hello { start: 2, ..them };
+    assert!(admit(&named, Some(&met), &older, OTHER_KEY).is_err(), "a disk restored from a copy");
 }

@@ -22,6 +22,11 @@ pub(super) struct Cut;
 #[rtype(result = "()")]
 pub(super) struct EndLink;
 
+/// To a link: the directory names the peer's key. A connection with another one is closed.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct CheckKey;
+
 /// To the watch: all peers from now on.
 #[derive(Message)]
 #[rtype(result = "()")]

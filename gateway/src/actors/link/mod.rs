@@ -46,7 +46,7 @@ use crate::actors::room::SiteRoom;
 use crate::identity::Identity;
 use actix::{Actor, Addr, ArbiterHandle, Recipient};
 use greet::Greeter;
-use messages::{EndLink, WatchPeers};
+use messages::{CheckKey, EndLink, WatchPeers};
 use peer::LinkWays;
 use selvedge_fabric::link::{
     KnownPeer, Lane, Link, LinkCounts, LinkState, PeerList, PeerListChange, TooManyPeers,
@@ -89,9 +89,13 @@ pub struct LinkSettings {
 pub fn start(settings: LinkSettings, arbiter: &ArbiterHandle) -> io::Result<PeerLinks> {
     let LinkSettings { identity, key, listener, peers, inbound, status, clock, room } = settings;
     listener.set_nonblocking(true)?;
-    let hello = identity.lock().unwrap_or_else(PoisonError::into_inner).hello();
+    let (hello, own) = {
+        let identity = identity.lock().unwrap_or_else(PoisonError::into_inner);
+        (identity.hello(), identity.static_key().clone())
+    };
     let me = hello.gateway;
-    let greeter = Arc::new(Greeter { me: hello, key, peers: RwLock::new(PeerList::new(me)), identity });
+    let listed = RwLock::new(PeerList::new(me));
+    let greeter = Arc::new(Greeter { me: hello, key, own, peers: listed, identity });
     let watch = PeerWatch::start_in_arbiter(arbiter, move |_| PeerWatch::new(me, status));
     let ways = LinkWays {
         connected: watch.clone().recipient(),
@@ -130,8 +134,8 @@ struct Lines {
 
 impl PeerLinks {
     /// Takes these as all peers of this gateway from now on; this gateway itself is ignored. Links to new peers are
-    /// made. A changed address is used by the next attempt to connect. Links to peers that are missing end: those are
-    /// down for good, and refused if they come back.
+    /// made. A changed address is used by the next attempt to connect. A connection ends if its peer's key is named and
+    /// it has another. Links to peers that are missing end: those are down for good, and refused if they come back.
     ///
     /// # Errors
     /// When they are too many. Nothing has changed then.
@@ -143,6 +147,9 @@ impl PeerLinks {
         let change = greeter.peers.write().unwrap_or_else(PoisonError::into_inner).set(peers)?;
         if change == PeerListChange::default() {
             return Ok(());
+        }
+        for (_, link) in change.keyed.iter().filter_map(|peer| lines.present.get(peer)) {
+            link.do_send(CheckKey); // as often as the directory names another key for a gateway
         }
         clock.set_peers(ids);
         let me = greeter.me.gateway;

@@ -1,7 +1,9 @@
 //! Frames over an encrypted connection: Noise messages on a socket.
 
+use crate::static_key::StaticKey;
 use bytes::{Buf, BytesMut};
-use selvedge_fabric::link::{PREAMBLE, WIRE_VERSION};
+use selvedge_fabric::directory::GatewayKey;
+use selvedge_fabric::link::{KEYLESS_PREAMBLE, PREAMBLE, WIRE_VERSION};
 use snow::params::NoiseParams;
 use snow::{HandshakeState, StatelessTransportState};
 use std::fmt;
@@ -11,10 +13,20 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
+const PATTERN: &str = "Noise_XXpsk0_25519_ChaChaPoly_BLAKE2s";
 
-/// Length of either handshake message of the pattern: an ephemeral key and the tag of an empty payload.
-const HANDSHAKE_MESSAGE_BYTES: usize = 32 + TAG_BYTES;
+/// The pattern of releases without static keys, which are answered only with a refusal.
+const KEYLESS_PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
+
+/// Length of the first handshake message: an ephemeral key and the tag of an empty payload. In [`KEYLESS_PATTERN`] the
+/// second has this length as well.
+const EPHEMERAL_MESSAGE_BYTES: usize = 32 + TAG_BYTES;
+
+/// Length of the third handshake message: an encrypted static key and the tag of an empty payload.
+const STATIC_MESSAGE_BYTES: usize = 32 + 2 * TAG_BYTES;
+
+/// Length of the second handshake message: an ephemeral key, and what the third one holds.
+const ANSWER_BYTES: usize = 32 + STATIC_MESSAGE_BYTES;
 
 /// Bytes by which a Noise message is longer than its content.
 const TAG_BYTES: usize = 16;
@@ -59,7 +71,9 @@ pub enum LinkError {
     Timeout(u64),
     /// The other end hung up before it proved that it knows the site secret. A peer does so when we do not know its
     /// secret.
-    #[error("the other end hung up during the handshake; check that both gateways have the same site secret")]
+    #[error(
+        "the other end hung up during the handshake; check that both gateways have the same site secret and the same release"
+    )]
     HungUp,
     /// The other end does not know the site secret, or is no gateway.
     #[error("the other end does not know this site's secret, or is not a gateway")]
@@ -96,47 +110,83 @@ pub struct FrameWriter {
     out: Vec<u8>,
 }
 
-fn builder(key: &LinkKey) -> Result<snow::Builder<'_>, LinkError> {
-    let params: NoiseParams = PATTERN.parse().map_err(broken)?;
-    snow::Builder::new(params).psk(0, &key.0).and_then(|b| b.prologue(&PREAMBLE)).map_err(broken)
+fn builder<'a>(pattern: &str, preamble: &'a [u8], key: &'a LinkKey) -> Result<snow::Builder<'a>, LinkError> {
+    let params: NoiseParams = pattern.parse().map_err(broken)?;
+    snow::Builder::new(params).psk(0, &key.0).and_then(|b| b.prologue(preamble)).map_err(broken)
+}
+
+fn with_static<'a>(key: &'a LinkKey, own: &'a StaticKey) -> Result<snow::Builder<'a>, LinkError> {
+    builder(PATTERN, &PREAMBLE, key)?.local_private_key(own.private()).map_err(broken)
 }
 
 fn broken(e: impl fmt::Display) -> LinkError {
     LinkError::Broken(e.to_string())
 }
 
+/// An encrypted connection, with the key by which the other end was authenticated.
+pub struct Encrypted {
+    pub reader: FrameReader,
+    pub writer: FrameWriter,
+    pub key: GatewayKey,
+}
+
+/// The result of a handshake with an end that dialled.
+pub enum Accepted {
+    Peer(Encrypted),
+    /// A gateway of a release without static keys. It knows the site secret, and can be told why it is refused.
+    WithoutKey(FrameReader, FrameWriter),
+}
+
 /// Encrypts a connection that this end has dialled. The caller bounds the time.
-pub async fn initiate(mut socket: TcpStream, key: &LinkKey) -> Result<(FrameReader, FrameWriter), LinkError> {
-    let mut noise = builder(key)?.build_initiator().map_err(broken)?;
-    let mut hello = [0; PREAMBLE.len() + HANDSHAKE_MESSAGE_BYTES];
+pub async fn initiate(mut socket: TcpStream, key: &LinkKey, own: &StaticKey) -> Result<Encrypted, LinkError> {
+    let mut noise = with_static(key, own)?.build_initiator().map_err(broken)?;
+    let mut hello = [0; PREAMBLE.len() + EPHEMERAL_MESSAGE_BYTES];
     let (preamble, message) = hello.split_at_mut(PREAMBLE.len());
     preamble.copy_from_slice(&PREAMBLE);
     noise.write_message(&[], message).map_err(broken)?;
     socket.write_all(&hello).await?;
-    let mut answer = [0; HANDSHAKE_MESSAGE_BYTES];
+    let mut answer = [0; ANSWER_BYTES];
     socket.read_exact(&mut answer).await.map_err(hung_up)?;
     noise.read_message(&answer, &mut []).map_err(|_| LinkError::Stranger)?;
-    halves(socket, noise)
+    let mut last = [0; STATIC_MESSAGE_BYTES];
+    noise.write_message(&[], &mut last).map_err(broken)?;
+    socket.write_all(&last).await?;
+    encrypted(socket, noise)
 }
 
 /// Encrypts a connection that was accepted. The caller bounds the time. It reads no more than 52 bytes before the other
-/// end has proved that it knows the key.
-pub async fn respond(mut socket: TcpStream, key: &LinkKey) -> Result<(FrameReader, FrameWriter), LinkError> {
+/// end has shown that it knows the key, and answers nothing to one that has not.
+pub async fn respond(mut socket: TcpStream, key: &LinkKey, own: &StaticKey) -> Result<Accepted, LinkError> {
     let mut preamble = [0; PREAMBLE.len()];
     socket.read_exact(&mut preamble).await.map_err(hung_up)?;
-    match preamble {
-        PREAMBLE => {}
+    let noise = match preamble {
+        PREAMBLE => with_static(key, own)?,
+        KEYLESS_PREAMBLE => builder(KEYLESS_PATTERN, &KEYLESS_PREAMBLE, key)?,
         [b'S', b'V', b'L', version] => return Err(LinkError::WireVersion(version)),
         _ => return Err(LinkError::Stranger),
-    }
-    let mut message = [0; HANDSHAKE_MESSAGE_BYTES];
+    };
+    let mut noise = noise.build_responder().map_err(broken)?;
+    let mut message = [0; EPHEMERAL_MESSAGE_BYTES];
     socket.read_exact(&mut message).await.map_err(hung_up)?;
-    let mut noise = builder(key)?.build_responder().map_err(broken)?;
     noise.read_message(&message, &mut []).map_err(|_| LinkError::Stranger)?;
-    let mut answer = [0; HANDSHAKE_MESSAGE_BYTES];
-    noise.write_message(&[], &mut answer).map_err(broken)?;
-    socket.write_all(&answer).await?;
-    halves(socket, noise)
+    let mut answer = [0; ANSWER_BYTES];
+    let length = noise.write_message(&[], &mut answer).map_err(broken)?;
+    socket.write_all(answer.get(..length).unwrap_or_default()).await?;
+    if preamble == KEYLESS_PREAMBLE {
+        return halves(socket, noise).map(|(reader, writer)| Accepted::WithoutKey(reader, writer));
+    }
+    let mut last = [0; STATIC_MESSAGE_BYTES];
+    // A stranger who replays a gateway's first message gets no further.
+    socket.read_exact(&mut last).await.map_err(|_| LinkError::Stranger)?;
+    noise.read_message(&last, &mut []).map_err(|_| LinkError::Stranger)?;
+    encrypted(socket, noise).map(Accepted::Peer)
+}
+
+fn encrypted(socket: TcpStream, noise: HandshakeState) -> Result<Encrypted, LinkError> {
+    let key = noise.get_remote_static().and_then(|key| key.try_into().ok());
+    let key = GatewayKey(key.ok_or_else(|| broken("a handshake without a static key"))?);
+    let (reader, writer) = halves(socket, noise)?;
+    Ok(Encrypted { reader, writer, key })
 }
 
 fn hung_up(e: io::Error) -> LinkError {

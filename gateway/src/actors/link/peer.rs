@@ -1,13 +1,14 @@
 //! The actor of one link: dials, holds the connection, and replaces it.
 
 use super::greet::{Established, Greeter};
-use super::messages::{Attach, Cut, EndLink, PeerConnected, PeerDisconnected, PeerRefused};
+use super::messages::{Attach, CheckKey, Cut, EndLink, PeerConnected, PeerDisconnected, PeerRefused};
 use super::noise::{FrameReader, FrameWriter, LinkError};
 use super::{Line, Task};
 use crate::actors::messages::switch::FromPeer;
 use crate::actors::pulse;
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, Recipient};
 use selvedge_fabric::detector::DETECT_MS;
+use selvedge_fabric::directory::GatewayKey;
 use selvedge_fabric::link::{CONNECT_TIMEOUT_MS, MAX_PEER_FRAME_BYTES, PeerFrame, REDIAL_MIN_MS};
 use std::io;
 use std::sync::Arc;
@@ -42,12 +43,19 @@ pub struct PeerLink {
     line: Arc<Line>,
     greeter: Arc<Greeter>,
     ways: LinkWays,
-    /// The reader and the writer of the one connection.
-    connection: Option<(Task, Task)>,
+    connection: Option<Connection>,
     /// Numbers the connections, so that the end of a replaced one does not end its successor.
     connections: u64,
     /// Dials, or tests whether the peer's process is gone.
     seeking: Option<Task>,
+}
+
+/// The one connection of a link.
+struct Connection {
+    /// The key by which the peer was authenticated.
+    key: GatewayKey,
+    _reader: Task,
+    _writer: Task,
 }
 
 impl PeerLink {
@@ -99,9 +107,17 @@ impl Handler<Attach> for PeerLink {
     type Result = ();
     fn handle(
         &mut self,
-        Attach(Established { peer, start, reader, writer }): Attach,
+        Attach(Established { peer, start, key, reader, writer }): Attach,
         ctx: &mut Self::Context,
     ) {
+        if !self.greeter.may_have(peer, key) {
+            // Its key was named while the greeting was under way; the next greeting is refused with the reason.
+            if self.connection.is_none() && self.line.link().dials() {
+                let wait_ms = self.line.link().failed();
+                self.seek(wait_ms, ctx);
+            }
+            return;
+        }
         self.seeking = None;
         self.connections += 1;
         let connection = self.connections;
@@ -128,7 +144,8 @@ impl Handler<Attach> for PeerLink {
             let Err(e) = read(line, reader, inbound).await;
             link.do_send(Lost { connection, why: e.to_string() });
         };
-        self.connection = Some((Task::spawn(read), Task::spawn(write)));
+        let (_reader, _writer) = (Task::spawn(read), Task::spawn(write));
+        self.connection = Some(Connection { key, _reader, _writer });
     }
 }
 
@@ -137,6 +154,15 @@ impl Handler<Cut> for PeerLink {
     fn handle(&mut self, _: Cut, ctx: &mut Self::Context) {
         if self.connection.is_some() {
             self.lose("the peer was silent for too long", ctx);
+        }
+    }
+}
+
+impl Handler<CheckKey> for PeerLink {
+    type Result = ();
+    fn handle(&mut self, _: CheckKey, ctx: &mut Self::Context) {
+        if self.connection.as_ref().is_some_and(|c| !self.greeter.may_have(self.line.peer, c.key)) {
+            self.lose("the site knows the peer by another key than that of this connection", ctx);
         }
     }
 }
