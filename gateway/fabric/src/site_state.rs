@@ -10,6 +10,7 @@
 //! A gateway describes at most [`MAX_SHARDS`] replicas, and its texts keep the bounds of a report
 //! ([`selvedge_types::report::shown`]).
 
+use crate::directory::DIRECTORY_GROUP;
 use crate::ring::{MAX_SHARDS, Ring};
 use bincode::{Decode, Encode};
 use selvedge_paxos::{Ballot, Role, Slot};
@@ -91,9 +92,14 @@ impl GatewayDescription {
             && self.trouble.as_deref().is_none_or(text)
     }
 
+    /// The gateway's replicas of shards. The directory group is no shard.
+    pub fn shards(&self) -> impl Iterator<Item = &ReplicaDescription> {
+        self.replicas.iter().filter(|r| r.shard != DIRECTORY_GROUP)
+    }
+
     /// How many shards the gateway leads.
     pub fn leads(&self) -> usize {
-        self.replicas.iter().filter(|r| r.role == ReplicaRole::Leader).count()
+        self.shards().filter(|r| r.role == ReplicaRole::Leader).count()
     }
 }
 

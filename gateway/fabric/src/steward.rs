@@ -32,9 +32,10 @@
 
 use crate::configuration::{Configuration, MAX_LEARNER_LAG_SLOTS, Stop};
 use crate::directory::{
-    Announcement, DIRECTORY_GROUP, Directory, DirectoryCommand, DirectoryItem, DirectoryStep, GatewayRole,
-    GatewayState, Genesis, Seen, SeenGateway, SeenLearner, ShardConfiguration, plan,
+    Announcement, DIRECTORY_GROUP, Directory, DirectoryCommand, DirectoryItem, DirectoryStep, GatewayRecord,
+    GatewayRole, GatewayState, Genesis, Seen, SeenGateway, SeenLearner, ShardConfiguration, plan,
 };
+use crate::link::{Incarnation, KnownPeer};
 use crate::ring::ReplicaSet;
 use crate::site_state::{GatewayDescription, ReplicaRole};
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -67,6 +68,8 @@ pub enum StewardEffect {
     Submit(DirectoryItem),
     /// These gateways hold the groups now, by group.
     Placed(BTreeMap<ShardId, ReplicaSet>),
+    /// These are the site's other gateways.
+    Peers(BTreeMap<GatewayId, KnownPeer>),
     /// These gateways are being emptied: they should lead nothing.
     Draining(Vec<GatewayId>),
     /// Ask every gateway that can be reached to describe itself: [`Steward::described`].
@@ -103,6 +106,7 @@ pub struct Steward {
     told: BTreeMap<ShardId, Vec<GatewayId>>,
     descriptions: BTreeMap<GatewayId, (u64, GatewayDescription)>,
     placed: BTreeMap<ShardId, ReplicaSet>,
+    peers: BTreeMap<GatewayId, KnownPeer>,
     draining: Vec<GatewayId>,
     /// When each errand was last run.
     errands: BTreeMap<Errand, u64>,
@@ -125,6 +129,7 @@ impl Steward {
             told: BTreeMap::new(),
             descriptions: BTreeMap::new(),
             placed: BTreeMap::new(),
+            peers: BTreeMap::new(),
             draining: Vec::new(),
             errands: BTreeMap::new(),
             out: Vec::new(),
@@ -143,6 +148,17 @@ impl Steward {
         if placed != self.placed {
             self.placed.clone_from(&placed);
             self.out.push(StewardEffect::Placed(placed));
+        }
+        let known = |g: &GatewayRecord| KnownPeer {
+            address: g.addresses.peer.clone(),
+            key: g.key,
+            incarnation: g.incarnation.map(Incarnation),
+        };
+        let peers = directory.gateways().filter(|(id, _)| *id != self.me);
+        let peers: BTreeMap<_, _> = peers.map(|(id, g)| (id, known(g))).collect();
+        if peers != self.peers {
+            self.peers.clone_from(&peers);
+            self.out.push(StewardEffect::Peers(peers));
         }
         let draining = directory.gateways().filter(|(_, g)| g.state == GatewayState::Draining);
         let draining: Vec<_> = draining.map(|(id, _)| id).collect();

@@ -157,7 +157,10 @@ impl World {
             // Only what a steward asks for again can be lost.
             let told_once = matches!(
                 effect,
-                StewardEffect::Learners { .. } | StewardEffect::Placed(_) | StewardEffect::Draining(_)
+                StewardEffect::Learners { .. }
+                    | StewardEffect::Placed(_)
+                    | StewardEffect::Peers(_)
+                    | StewardEffect::Draining(_)
             );
             if !told_once && self.random.u32(..100) < self.lost {
                 continue;
@@ -189,7 +192,7 @@ impl World {
                         steward.described(self.now_ms, other, description);
                     }
                 }
-                StewardEffect::Placed(_) | StewardEffect::Draining(_) => {}
+                StewardEffect::Placed(_) | StewardEffect::Peers(_) | StewardEffect::Draining(_) => {}
             }
         }
     }

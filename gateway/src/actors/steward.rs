@@ -2,6 +2,7 @@
 //! the forwarder.
 
 use crate::actors::directory_copy::DirectoryCopy;
+use crate::actors::link::PeerLinks;
 use crate::actors::messages::PlacementChanged;
 use crate::actors::messages::host::HoldReplica;
 use crate::actors::messages::shard::ShardEvents;
@@ -20,7 +21,7 @@ use selvedge_fabric::ring::Ring;
 use selvedge_fabric::shard::ShardEvent;
 use selvedge_fabric::steward::{AGAIN_MS, Steward, StewardEffect};
 use selvedge_types::ids::GatewayId;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -39,6 +40,9 @@ pub struct StewardWays {
     pub ask: Recipient<AskTable>,
     /// To all who send to shards.
     pub placed: Vec<Recipient<PlacementChanged>>,
+    pub links: PeerLinks,
+    /// The addresses that the settings give for other gateways.
+    pub addresses: BTreeMap<GatewayId, String>,
     pub room: Arc<SiteRoom>,
     pub copy: Arc<DirectoryCopy>,
 }
@@ -81,6 +85,17 @@ impl StewardActor {
                         to.do_send(PlacementChanged(ring.clone()));
                     }
                     self.ways.copy.place(ring);
+                }
+                StewardEffect::Peers(mut peers) => {
+                    // What the settings say of an address counts more: it may be one that only this gateway uses.
+                    for (peer, known) in &mut peers {
+                        if let Some(address) = self.ways.addresses.get(peer) {
+                            known.address.clone_from(address);
+                        }
+                    }
+                    if let Err(e) = self.ways.links.set_peers(peers) {
+                        tracing::error!("the site has more gateways than this one can know: {e}");
+                    }
                 }
                 StewardEffect::Draining(draining) => self.ways.room.drain(draining),
                 StewardEffect::Describe => self.ask_all(ctx),

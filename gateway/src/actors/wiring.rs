@@ -28,7 +28,9 @@ use actix::{Actor, Addr, AsyncContext, Context};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusBuilder;
-use selvedge_fabric::directory::{DIRECTORY_GROUP, FirstGateway, Genesis};
+use selvedge_fabric::directory::{
+    Announcement, DIRECTORY_GROUP, FIRST_LEVEL, FirstGateway, GatewayAddresses, Genesis,
+};
 use selvedge_fabric::forward::{Forward, PIPELINE_BYTES};
 use selvedge_fabric::link::KnownPeer;
 use selvedge_fabric::machine::Origin;
@@ -270,23 +272,20 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         log_limit: SharedLogLimit::default(),
     }
     .start();
-    let ways_of_steward = StewardWays {
-        host: host.clone().recipient(),
-        replicas: replicas.clone(),
-        ways: ways.clone(),
-        peers: switch.clone().recipient(),
-        ask: switch.clone().recipient(),
-        placed: vec![forwarder.clone().recipient(), switch.clone().recipient()],
-        room: room.clone(),
-        copy: directory.clone(),
-    };
-    let core = Steward::new(me, genesis(&settings.site), None);
-    let steward = steward.run(StewardActor::new(core, ring.clone(), ways_of_steward));
     let threads = Threads::of(settings.gateway.threads);
     let links_arbiter = match threads.links {
         true => actix::Arbiter::new().handle(),
         false => actix::Arbiter::current(),
     };
+    let addresses = peers.clone();
+    let announcement = settings.site.gateways.iter().find(|g| g.id == me.0).map(|own| Announcement {
+        gateway: me,
+        incarnation: identity.incarnation().0,
+        key: identity.public_key(),
+        addresses: GatewayAddresses { peer: own.peer.clone(), ..GatewayAddresses::default() },
+        zone: None,
+        level: FIRST_LEVEL,
+    });
     let links = link::start(
         LinkSettings {
             identity: Arc::new(Mutex::new(identity)),
@@ -296,11 +295,25 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
             inbound: switch.clone().recipient(),
             status: switch.clone().recipient(),
             clock: clock.clone(),
-            room,
+            room: room.clone(),
         },
         &links_arbiter,
     )
     .map_err(|error| StartError::Address { address: settings.peer.bind, key: "peer.bind", error })?;
+    let ways_of_steward = StewardWays {
+        host: host.clone().recipient(),
+        replicas: replicas.clone(),
+        ways: ways.clone(),
+        peers: switch.clone().recipient(),
+        ask: switch.clone().recipient(),
+        placed: vec![forwarder.clone().recipient(), switch.clone().recipient()],
+        links: links.clone(),
+        addresses,
+        room,
+        copy: directory.clone(),
+    };
+    let core = Steward::new(me, genesis(&settings.site), announcement);
+    let steward = steward.run(StewardActor::new(core, ring.clone(), ways_of_steward));
     forwarder.do_send(ForwarderWays { replicas: replicas.clone(), peers: switch.clone().recipient() });
     let overview = Overview {
         ring,

@@ -64,7 +64,7 @@ fn gateway(member: &Member, asked: &Asked, link_trouble: Option<String>) -> Valu
         "trouble": state.trouble, "warnings": state.warnings, "release": state.release,
         "uptime_ms": state.uptime_ms, "connections": state.connections, "publishes_acked": state.acked,
         "room": state.room, "clock_sure": state.clock_sure,
-        "replicas": state.replicas.len(), "leads": state.leads(), "behind_slots": asked.shards.behind_slots(id),
+        "replicas": state.shards().count(), "leads": state.leads(), "behind_slots": asked.shards.behind_slots(id),
     })
 }
 
