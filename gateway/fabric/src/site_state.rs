@@ -146,13 +146,21 @@ pub struct Shards(pub Vec<ShardState>);
 impl Shards {
     /// Combines the gateways' descriptions, with an entry for each shard of the ring. Replicas elsewhere are left out.
     pub fn of(ring: &Ring, gateways: &BTreeMap<GatewayId, GatewayDescription>) -> Self {
+        let placed = |shard| (shard, ring.replicas(shard).to_vec());
+        Self::placed((0..ring.shards()).map(ShardId).map(placed), gateways)
+    }
+
+    /// The same for these shards, each with the gateways that should hold it.
+    pub fn placed(
+        shards: impl IntoIterator<Item = (ShardId, Vec<GatewayId>)>,
+        gateways: &BTreeMap<GatewayId, GatewayDescription>,
+    ) -> Self {
         let mut said: BTreeMap<(ShardId, GatewayId), ReplicaDescription> = BTreeMap::new();
         for (gateway, state) in gateways {
             said.extend(state.replicas.iter().map(|r| ((r.shard, *gateway), *r)));
         }
-        let shard = |shard: ShardId| {
-            let replicas: Vec<_> =
-                ring.replicas(shard).iter().map(|g| (*g, said.get(&(shard, *g)).copied())).collect();
+        let shard = |(shard, holders): (ShardId, Vec<GatewayId>)| {
+            let replicas: Vec<_> = holders.into_iter().map(|g| (g, said.get(&(shard, g)).copied())).collect();
             let answered = || replicas.iter().filter_map(|(_, state)| *state);
             ShardState {
                 shard,
@@ -161,7 +169,7 @@ impl Shards {
                 replicas,
             }
         };
-        Self((0..ring.shards()).map(ShardId).map(shard).collect())
+        Self(shards.into_iter().map(shard).collect())
     }
 
     /// How many slots the gateway's slowest replica has yet to apply; 0 if the gateway did not answer.

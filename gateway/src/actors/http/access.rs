@@ -12,6 +12,9 @@ use selvedge_types::ids::SiteId;
 use selvedge_types::params::Parameters;
 use std::sync::Arc;
 
+/// The beginning of the only paths whose DELETE takes parameters. Their handler checks them.
+const REMOVES_GATEWAYS: &str = "/v1/gateways/";
+
 /// The scope that a request needs; `None` for health and the description of the API, which reveal nothing about
 /// devices.
 pub fn needed(method: &Method, path: &str) -> Option<Scope> {
@@ -56,10 +59,11 @@ pub async fn admit<B: MessageBody>(
     }
 }
 
-/// Refuses parameters of requests that change something. No such request takes any: a client that gives one means to
-/// narrow the change, and ignoring it would change more.
+/// Refuses parameters of requests that change something and take none: a client that gives one means to narrow the
+/// change, and ignoring it would change more.
 fn without_parameters(request: &ServiceRequest) -> Result<(), Failure> {
-    if request.method().is_safe() || request.query_string().is_empty() {
+    let takes_some = request.method() == Method::DELETE && request.path().starts_with(REMOVES_GATEWAYS);
+    if request.method().is_safe() || request.query_string().is_empty() || takes_some {
         return Ok(());
     }
     let given = Given::from_query(request.query_string())
@@ -111,6 +115,9 @@ mod tests {
             ("DELETE", "/v1/devices/d", "operator", 200),
             ("GET", "/v1/devices", "operator", 403),
             ("DELETE", "/v1/devices/d?stream=s", "operator", 400),
+            ("DELETE", "/v1/gateways/3?force=true", "operator", 200),
+            ("DELETE", "/v1/gateways/3?force=true", "reader", 403),
+            ("POST", "/v1/gateways/3/drain?dry=1", "operator", 400),
             ("POST", "/v1/quarantine/1/readmit?dry=1", "operator", 400),
             ("POST", "/v1/ledger/0?%ff", "operator", 400),
             ("GET", "/v1/devices?limit=3", "reader", 200),

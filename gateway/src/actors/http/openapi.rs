@@ -2,20 +2,21 @@
 
 use super::problem::KINDS;
 use super::quarantine;
-use super::{Api, access, clients, devices, site, skipped};
+use super::{Api, access, clients, devices, membership, site, skipped};
 use actix_web::http::Method;
 use actix_web::http::header::{self, ContentType};
 use actix_web::{HttpResponse, web};
 use selvedge_http::describe::{
     Described, Document, content, limits, names, or_null, path_parameter, plain, query_parameter, rows_of,
-    text,
+    string, text,
 };
 use selvedge_http::site_parameters::site_parameters;
 use selvedge_types::params::{DEFAULT_LIMIT_ENTRIES, MAX_LIMIT_ENTRIES};
-use serde_json::Value;
-use utoipa::openapi::path::{HttpMethod, Parameter};
+use serde_json::{Value, json};
+use utoipa::openapi::path::{HttpMethod, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
 use utoipa::openapi::schema::{ArrayBuilder, ComponentsBuilder, ObjectBuilder, Schema, Type};
-use utoipa::openapi::{Content, Ref};
+use utoipa::openapi::{Content, Ref, Required};
 
 const ABOUT: &str = "A site's recent windows and everything that it has not sent yet, its devices, and what was not counted. Any gateway \
                      answers for its whole site; only `/v1/status`, `/v1/clients`, `/metrics` and health describe the gateway \
@@ -82,6 +83,7 @@ fn paths() -> Vec<Described> {
     use HttpMethod::{Delete, Get, Post};
     let device = || path_parameter("device", "The device.");
     let stream = || path_parameter("stream", "The stream.");
+    let gateway = || path_parameter("id", "The number of the gateway.");
     let entry = || path_parameter("id", "The entry, as `/v1/quarantine` lists it.");
     let some = |named: &[&str], most: u32, default: u32| -> Vec<Parameter> {
         named.iter().map(|name| parameter(name, most, default)).collect()
@@ -251,9 +253,112 @@ fn paths() -> Vec<Described> {
             "site",
             "The gateways of the site",
             "Each gateway as it describes itself: `ready`, `troubled` (its `trouble` says why), or `unreachable`. `behind_slots` is how many \
-             slots its replica that is furthest behind has yet to apply; `room` says whether its disk takes new readings.",
+             slots its replica that is furthest behind has yet to apply; `room` says whether its disk takes new readings. \
+             `directory_state`, `role` and `zone` come from the directory, and are null while the gateway that answers has no copy of it.",
             json_of(gateways_answer()),
         ),
+        described(
+            Get,
+            "/v1/directory",
+            "site",
+            "Gateways, wanted placement and moves",
+            "This gateway's copy of the site's directory: each gateway's state (`joining`, `active`, `draining`), role, weight, zone and \
+             addresses, and the elapsed time at which it entered its state; the groups whose voters are not the wanted ones \
+             (`misplaced`), and the moves under way. In a group or move, `shard` is null for the directory itself. 503 while this \
+             gateway has no copy.",
+            json_of(plain(Type::Object)),
+        ),
+        Described {
+            parameters: vec![gateway(), key()],
+            problems: &[404, 409],
+            ..described(
+                Post,
+                "/v1/gateways/{id}/drain",
+                "site",
+                "Empties a gateway",
+                "Its leaders, devices and replicas move to other gateways, for maintenance or before its removal. Answered when the order \
+                 is chosen; `/v1/directory` shows how far it is. `changed` is false if the gateway was draining already.",
+                json_of(ordered()),
+            )
+        },
+        Described {
+            parameters: vec![gateway(), key()],
+            problems: &[404, 409],
+            ..described(
+                Post,
+                "/v1/gateways/{id}/resume",
+                "site",
+                "Ends a drain",
+                "The gateway is active again, and its share of the replicas moves back.",
+                json_of(ordered()),
+            )
+        },
+        Described {
+            parameters: vec![gateway(), key()],
+            body: Some(body("The new weight, 1 to 64.", json!({ "weight": 2 }))),
+            problems: &[404, 409],
+            ..described(
+                Post,
+                "/v1/gateways/{id}/weight",
+                "site",
+                "Changes a gateway's share",
+                "Of the replicas, in relation to the other gateways' weights.",
+                json_of(ordered()),
+            )
+        },
+        Described {
+            parameters: vec![gateway(), force(), key()],
+            problems: &[404, 409],
+            ..described(
+                Delete,
+                "/v1/gateways/{id}",
+                "site",
+                "Removes a gateway for good",
+                "Whether or not it can be reached. Its number is never used again. 409 if a shard would lose its majority or its last good \
+                 replica; the gateway that answers asks all others how their replicas are.",
+                json_of(ordered()),
+            )
+        },
+        Described {
+            parameters: vec![key()],
+            problems: &[409],
+            ..described(
+                Post,
+                "/v1/moves/pause",
+                "site",
+                "Pauses all moves",
+                "No replica moves, and none begins to, until the site is told to continue.",
+                json_of(ordered()),
+            )
+        },
+        Described {
+            parameters: vec![key()],
+            problems: &[409],
+            ..described(
+                Post,
+                "/v1/moves/continue",
+                "site",
+                "Ends a pause",
+                "Moves that were under way go on from where they were.",
+                json_of(ordered()),
+            )
+        },
+        Described {
+            parameters: vec![key()],
+            body: Some(body(
+                "The limit in bytes per second, 16,384 to 1,073,741,824.",
+                json!({ "bytes_per_s": 10_000_000 }),
+            )),
+            problems: &[409],
+            ..described(
+                Post,
+                "/v1/moves/rate",
+                "site",
+                "Limits the bandwidth of moves",
+                "For all moves of the site together.",
+                json_of(ordered()),
+            )
+        },
         Described {
             parameters: listed(&site::SHARDS_PARAMETERS),
             ..described(
@@ -261,7 +366,8 @@ fn paths() -> Vec<Described> {
                 "/v1/shards",
                 "site",
                 "The shards of the site",
-                "In order, each with its configuration, its leader, and its replicas with their roles and how far they are.",
+                "In order, each with its configuration, its leader, and its replicas with their roles and how far they are. `members`, \
+                 `wanted_members` and `move` are null while this gateway has no copy of the directory.",
                 json_of(rows_of("shards", objects(), &reached())),
             )
         },
@@ -373,6 +479,48 @@ fn paths() -> Vec<Described> {
     ]
 }
 
+/// The idempotency key of an order.
+fn key() -> Parameter {
+    let about = format!(
+        "1 to {} printable ASCII characters, drawn by the client for this order. When a request is repeated with the same key, it gets the \
+         outcome of the first. Without a key, each request is an order of its own.",
+        membership::MAX_KEY_BYTES
+    );
+    let key = string("^[ -~]+$").max_length(Some(membership::MAX_KEY_BYTES));
+    ParameterBuilder::new()
+        .name(membership::KEY_HEADER)
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(about))
+        .schema(Some(key.build()))
+        .build()
+}
+
+fn force() -> Parameter {
+    let about = "`true` removes it even if a shard loses its majority or its last good replica.";
+    let [name] = membership::REMOVE_PARAMETERS;
+    query_parameter(name, about, plain(Type::Boolean), None)
+}
+
+/// The body of an order, whose only field the example has.
+fn body(about: &str, example: Value) -> RequestBody {
+    let fields = example.as_object().into_iter().flat_map(|o| o.keys());
+    let schema = fields.fold(ObjectBuilder::new(), |all, name| {
+        all.property(name, plain(Type::Integer).minimum(Some(1))).required(name)
+    });
+    RequestBodyBuilder::new()
+        .description(Some(about))
+        .content("application/json", content(Schema::from(schema.build()), Some(example)))
+        .required(Some(Required::True))
+        .build()
+}
+
+/// The answer to an order to the directory: what was ordered, and whether that changed anything.
+fn ordered() -> Schema {
+    let changed = flag("Whether the order changed anything: false if all was so already.");
+    ObjectBuilder::new().property("changed", changed).required("changed").build().into()
+}
+
 /// A parameter that is not part of a query for windows.
 fn parameter(name: &str, most: u32, default: u32) -> Parameter {
     let (description, schema) = match name {
@@ -419,6 +567,7 @@ fn gateways_answer() -> Schema {
         ("shard_count", whole("How many shards the site has.")),
         ("replicas_per_shard", whole("How many gateways hold each of them.")),
         ("leaderless_shards", whole("How many shards have no leader among the gateways that answered.")),
+        ("directory", or_null(Type::Object).description(Some("What moves: as `/v1/directory`, without its lists of gateways and groups. Null while the gateway that answers has no copy of the directory.")).build().into()),
     ];
     all.extend(reached());
     let body = ObjectBuilder::new();
@@ -533,7 +682,6 @@ mod tests {
     use actix_web::App;
     use actix_web::test::init_service;
     use selvedge_types::ids::SiteId;
-    use serde_json::json;
     use std::collections::BTreeSet;
 
     #[actix_web::test]

@@ -11,13 +11,13 @@ use selvedge_types::problem::{
     UNAUTHORIZED,
 };
 
-/// The site does not know the device or stream.
+/// The site does not know the device, stream, shard or gateway.
 const UNKNOWN: ProblemKind = ProblemKind {
     slug: "unknown",
     status: 404,
     title: "The site does not know it",
-    meaning: "`detail` says what: no reading of such a device or stream was counted, or it was retired. `/v1/devices` lists those that are \
-              known.",
+    meaning: "`detail` says what: no reading of such a device or stream was counted, or it was retired, or the site has no such shard or \
+              gateway. `/v1/devices`, `/v1/shards` and `/v1/gateways` list those that are known.",
 };
 
 /// The entry is not in the quarantine.
@@ -34,6 +34,15 @@ const NOT_COUNTABLE: ProblemKind = ProblemKind {
     status: 409,
     title: "It can't be counted",
     meaning: "`detail` says why, and what to do instead: to count it could count a reading twice, or there is nothing to count.",
+};
+
+/// The directory refuses an order.
+const REFUSED: ProblemKind = ProblemKind {
+    slug: "refused",
+    status: 409,
+    title: "The site refuses the order",
+    meaning: "`detail` says why, and what to do first. Nothing was changed. Order again with another `Idempotency-Key`: the same key is \
+              answered with the same refusal.",
 };
 
 /// A part of the site is out of reach.
@@ -56,6 +65,7 @@ pub const KINDS: &[ProblemKind] = &[
     NO_ENTRY,
     METHOD_NOT_ALLOWED,
     NOT_COUNTABLE,
+    REFUSED,
     BUSY,
     OUT_OF_REACH,
     NOT_READY,
@@ -88,7 +98,7 @@ pub enum Failure {
         /// The methods of the path, as in the `Allow` header.
         allowed: String,
     },
-    /// The device or stream is unknown; the text says which.
+    /// The device, stream, shard or gateway is unknown; the text says which.
     #[error("{0}")]
     Unknown(String),
     /// The entry is not in the quarantine.
@@ -97,6 +107,9 @@ pub enum Failure {
     /// The publish can't be re-admitted; the text says why.
     #[error("it can't be counted: {0}")]
     NotCountable(String),
+    /// The directory refuses the order; the text says why.
+    #[error("{0}")]
+    Refused(String),
     /// Too many orders are under way.
     #[error("too many orders are under way: try again")]
     Busy,
@@ -129,6 +142,7 @@ impl Failure {
             Self::Unknown(_) => UNKNOWN,
             Self::NoEntry => NO_ENTRY,
             Self::NotCountable(_) => NOT_COUNTABLE,
+            Self::Refused(_) => REFUSED,
             Self::Busy => BUSY,
             Self::OutOfReach(_) | Self::Unchosen { .. } => OUT_OF_REACH,
             Self::NotReady(_) => NOT_READY,

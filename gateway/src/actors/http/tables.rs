@@ -67,11 +67,13 @@ pub async fn ask_gateways(
     question: TableQuestion,
 ) -> (Vec<(GatewayId, TableAnswer)>, Vec<u16>) {
     let mut missing = out_of_reach(api).await;
-    let asked: Vec<_> = api
-        .overview
-        .up()
-        .await
+    let directory = api.overview.directory.get();
+    // A gateway that was removed may still run.
+    let is_of_the_site = |id: &GatewayId| directory.as_ref().is_none_or(|d| d.gateway(*id).is_some());
+    let up = api.overview.up().await;
+    let asked: Vec<_> = up
         .into_iter()
+        .filter(is_of_the_site)
         .map(|gateway| {
             let (api, question) = (api.clone(), question.clone());
             (gateway, actix_web::rt::spawn(async move { ask(&api, vec![gateway], question).await }))
@@ -88,8 +90,13 @@ pub async fn ask_gateways(
     (answers, missing)
 }
 
-/// The gateways of the site that can't be reached now.
+/// The gateways of the site that can't be reached now, in ascending order. Where there is a copy of the directory, it
+/// says which gateways the site has; otherwise the settings do.
 pub async fn out_of_reach(api: &Api) -> Vec<u16> {
     let up = api.overview.up().await;
-    api.links.status().into_iter().map(|l| l.peer).filter(|peer| !up.contains(peer)).map(|g| g.0).collect()
+    let all: Vec<GatewayId> = match api.overview.directory.get() {
+        Some(directory) => directory.gateways().map(|(id, _)| id).filter(|id| *id != api.me).collect(),
+        None => api.links.status().into_iter().map(|l| l.peer).collect(),
+    };
+    all.into_iter().filter(|id| !up.contains(id)).map(|g| g.0).collect()
 }

@@ -76,19 +76,23 @@ function input(parameter) {
 
 async function ask(method, path, form, body, show) {
   const query = new URLSearchParams();
+  const headers = {};
   let where = path;
   for (const field of form.querySelectorAll("[name]")) {
     if (!field.value) continue;
     if (field.dataset.in === "path") where = where.replace("{" + field.name + "}", encodeURIComponent(field.value));
+    else if (field.dataset.in === "header") headers[field.name] = field.value;
     else query.append(field.name, field.value);
   }
   const url = "." + where + (query.size ? "?" + query : "");
-  const headers = {};
+  const given = Object.entries(headers); // before the token, which is not shown
   const token = document.getElementById("token").value.trim();
   if (token) headers.Authorization = "Bearer " + token;
   if (body !== null) headers["Content-Type"] = "application/json";
   const shell = (text) => "'" + text.replaceAll("'", "'\\''") + "'";
-  const curl = "curl " + (body === null ? "" : "-H 'Content-Type: application/json' -d " + shell(body) + " ") +
+  const curl = "curl " + (method === "GET" ? "" : "-X " + method + " ") +
+    given.map(([name, value]) => "-H " + shell(name + ": " + value) + " ").join("") +
+    (body === null ? "" : "-H 'Content-Type: application/json' -d " + shell(body) + " ") +
     (token ? "-H \"Authorization: Bearer $TOKEN\" " : "") + shell(new URL(url, location.href).href);
   const stop = new AbortController();
   show(make("h4", {}, "Asked"), make("pre", {}, curl));

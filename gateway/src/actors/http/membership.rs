@@ -1,0 +1,357 @@
+//! Operators' orders to the directory: `/v1/gateways/{id}/...` changes a gateway's place in the site, `/v1/moves/...`
+//! pauses and bounds all moves of replicas.
+//!
+//! An order has an idempotency key, which the client draws and sends as `Idempotency-Key`. The directory remembers the
+//! outcomes of the last orders by their keys, so a client that got no answer repeats the order with the same key and gets
+//! the outcome of the first one.
+
+use super::problem::Failure;
+use super::{Api, Given, directory, site};
+use crate::actors::orders::ORDER_WAIT_MS;
+use actix_web::{HttpRequest, HttpResponse, web};
+use ring::digest::{SHA256, digest};
+use selvedge_fabric::configuration::MAX_LEARNER_LAG_SLOTS;
+use selvedge_fabric::directory::{
+    DIRECTORY_GROUP, Directory, DirectoryCommand, DirectoryItem, DirectoryOutcome, DirectoryRefusal,
+    RequestKey, UnsoundReplica,
+};
+use selvedge_fabric::forward::Forwardable;
+use selvedge_fabric::machine::{Item, ItemOutcome};
+use selvedge_fabric::site_state::{GatewayDescription, ReplicaRole};
+use selvedge_types::ids::GatewayId;
+use selvedge_types::params::{Parameters, bad, shown};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+
+/// The header with the idempotency key.
+pub const KEY_HEADER: &str = "Idempotency-Key";
+/// The longest idempotency key.
+pub const MAX_KEY_BYTES: usize = 64;
+/// The longest body of an order.
+pub const MAX_BODY_BYTES: usize = 1024;
+/// The parameters of `DELETE /v1/gateways/{id}`.
+pub const REMOVE_PARAMETERS: [&str; 1] = ["force"];
+/// How often an order is submitted again whose outcome was lost on the way from the leader.
+const MAX_REPEATS: usize = 3;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Weight {
+    weight: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rate {
+    bytes_per_s: u64,
+}
+
+/// Empties a gateway.
+pub async fn drain(
+    api: web::Data<Api>,
+    id: web::Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Failure> {
+    let (gateway, key) = (known(&id)?, key(&request)?);
+    order(&api, key, DirectoryCommand::Drain { gateway }, json!({ "gateway": gateway.0 })).await
+}
+
+/// Ends a drain.
+pub async fn resume(
+    api: web::Data<Api>,
+    id: web::Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Failure> {
+    let (gateway, key) = (known(&id)?, key(&request)?);
+    order(&api, key, DirectoryCommand::Resume { gateway }, json!({ "gateway": gateway.0 })).await
+}
+
+/// Changes a gateway's share of the replicas.
+pub async fn reweigh(
+    api: web::Data<Api>,
+    id: web::Path<String>,
+    request: HttpRequest,
+    sent: Result<web::Bytes, actix_web::Error>,
+) -> Result<HttpResponse, Failure> {
+    let (gateway, key) = (known(&id)?, key(&request)?);
+    let Weight { weight } = body(sent, r#"{"weight":2}"#)?;
+    let said = json!({ "gateway": gateway.0, "weight": weight });
+    order(&api, key, DirectoryCommand::Reweigh { gateway, weight }, said).await
+}
+
+/// Removes a gateway for good, unless the site would lose data or a majority by it; with `force`, even then.
+pub async fn remove(
+    api: web::Data<Api>,
+    id: web::Path<String>,
+    request: HttpRequest,
+    given: Given,
+) -> Result<HttpResponse, Failure> {
+    let (gateway, key) = (known(&id)?, key(&request)?);
+    let p = Parameters::new(given.into_inner(), &REMOVE_PARAMETERS)?;
+    let force = match p.text("force")? {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(other) => return Err(bad("force", format!("{} is not true or false", shown(other))).into()),
+    };
+    let directory = directory::copy(&api)?;
+    let unsound = unsound(&directory, gateway, &site::ask(&api).await.gateways);
+    let command = DirectoryCommand::Remove { gateway, force, unsound };
+    order(&api, key, command, json!({ "gateway": gateway.0, "force": force })).await
+}
+
+/// Stops all moves.
+pub async fn pause(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Failure> {
+    order(&api, key(&request)?, DirectoryCommand::Pause, json!({ "paused": true })).await
+}
+
+/// Ends a pause.
+pub async fn go_on(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Failure> {
+    order(&api, key(&request)?, DirectoryCommand::Continue, json!({ "paused": false })).await
+}
+
+/// Bounds the bandwidth of all moves together.
+pub async fn set_rate(
+    api: web::Data<Api>,
+    request: HttpRequest,
+    sent: Result<web::Bytes, actix_web::Error>,
+) -> Result<HttpResponse, Failure> {
+    let key = key(&request)?;
+    let Rate { bytes_per_s } = body(sent, r#"{"bytes_per_s":10000000}"#)?;
+    let said = json!({ "rate_bytes_per_s": bytes_per_s });
+    order(&api, key, DirectoryCommand::SetRate { bytes_per_s }, said).await
+}
+
+/// Submits an order, and answers when it is chosen: what was ordered, and whether that changed anything.
+async fn order(
+    api: &Api,
+    key: RequestKey,
+    command: DirectoryCommand,
+    mut said: Value,
+) -> Result<HttpResponse, Failure> {
+    directory::copy(api)?;
+    let end = Instant::now() + Duration::from_millis(ORDER_WAIT_MS);
+    for _ in 0..=MAX_REPEATS {
+        let item = Item::Directory(Box::new(DirectoryItem::Command(Some(key), command.clone())));
+        let Some(outcome) = api.overview.ways.order(DIRECTORY_GROUP, Forwardable::Item(item)) else {
+            return Err(Failure::Busy);
+        };
+        match timeout_at(end, outcome).await {
+            // It was carried out, but its outcome was lost on the way: the key brings it again.
+            Ok(Ok(ItemOutcome::Done)) => {}
+            Ok(Ok(outcome)) => {
+                let changed = settled(outcome)?;
+                if let Some(left_out) = api.log_limit.note("ordered") {
+                    tracing::info!(order = %said, changed, "an operator's order to the directory{left_out}");
+                }
+                said["changed"] = changed.into();
+                return Ok(HttpResponse::Ok().json(said));
+            }
+            Ok(Err(_)) | Err(_) => break,
+        }
+    }
+    Err(Failure::OutOfReach(
+        "no majority of the directory's replicas has chosen it yet: check with GET /v1/gateways that they run. It may still be carried out; \
+         repeat it with the same Idempotency-Key to learn its outcome"
+            .into(),
+    ))
+}
+
+/// Whether an order changed anything.
+fn settled(outcome: ItemOutcome) -> Result<bool, Failure> {
+    match outcome {
+        ItemOutcome::Directory(outcome) => match *outcome {
+            DirectoryOutcome::Unchanged => Ok(false),
+            DirectoryOutcome::Refused(why @ DirectoryRefusal::UnknownGateway(_)) => {
+                Err(Failure::Unknown(why.to_string()))
+            }
+            DirectoryOutcome::Refused(why) => Err(Failure::Refused(why.to_string())),
+            _ => Ok(true),
+        },
+        // The directory group could not apply it, for a reason that passes.
+        ItemOutcome::Refused(why) => Err(Failure::OutOfReach(why)),
+        _ => Ok(true),
+    }
+}
+
+/// The gateway that a path names.
+fn known(id: &str) -> Result<GatewayId, Failure> {
+    let unknown =
+        || Failure::Unknown(format!("the site has no gateway {}: GET /v1/gateways lists them", shown(id)));
+    id.parse().map(GatewayId).map_err(|_| unknown())
+}
+
+/// The idempotency key of a request, or one that is drawn for it.
+fn key(request: &HttpRequest) -> Result<RequestKey, Failure> {
+    let mut given = request.headers().get_all(KEY_HEADER);
+    let Some(first) = given.next() else { return Ok(RequestKey(fastrand::u128(..).to_le_bytes())) };
+    if given.next().is_some() {
+        return Err(bad(KEY_HEADER, "is given twice").into());
+    }
+    let text = first.as_bytes();
+    let printable = text.iter().all(|byte| (b' '..=b'~').contains(byte));
+    if !printable || !(1..=MAX_KEY_BYTES).contains(&text.len()) {
+        let why = format!("has to be 1 to {MAX_KEY_BYTES} printable ASCII characters");
+        return Err(bad(KEY_HEADER, why).into());
+    }
+    let mut key = [0; 16];
+    key.copy_from_slice(&digest(&SHA256, text).as_ref()[..16]);
+    Ok(RequestKey(key))
+}
+
+/// The body of an order. `example` is a right one.
+fn body<T: DeserializeOwned>(
+    sent: Result<web::Bytes, actix_web::Error>,
+    example: &str,
+) -> Result<T, Failure> {
+    let wrong = |why: &str| bad("body", format!("{why}; send JSON such as {example}"));
+    // actix-web refuses a body that is longer than its own bound, or breaks off.
+    let sent = sent.map_err(|_| wrong("can't be read"))?;
+    if sent.len() > MAX_BODY_BYTES {
+        return Err(wrong(&format!("has more than {MAX_BODY_BYTES} bytes")).into());
+    }
+    serde_json::from_slice(&sent)
+        .map_err(|why| wrong(&format!("is not what this order takes ({why})")).into())
+}
+
+/// The other replicas, in groups where a gateway votes, that do not count as good copies: their gateway did not answer,
+/// or does not have the replica as a voter, or it is damaged or too far behind.
+fn unsound(
+    directory: &Directory,
+    gateway: GatewayId,
+    answered: &BTreeMap<GatewayId, GatewayDescription>,
+) -> Vec<UnsoundReplica> {
+    let mut all = Vec::new();
+    for (shard, configuration) in directory.configurations() {
+        let next = directory.moves().get(&shard).map(|m| m.next_voters(configuration)).unwrap_or_default();
+        let mut voters = configuration.voters.clone();
+        voters.extend(next.into_iter().filter(|g| !configuration.voters.contains(g)));
+        if !voters.contains(&gateway) {
+            continue;
+        }
+        let of = |id: &GatewayId| answered.get(id)?.replicas.iter().find(|r| r.shard == shard);
+        let chosen = answered.keys().filter_map(of).map(|r| r.commit).max().unwrap_or(0);
+        let is_sound = |id: &GatewayId| {
+            of(id).is_some_and(|r| {
+                let votes =
+                    matches!(r.role, ReplicaRole::Leader | ReplicaRole::Follower | ReplicaRole::Candidate);
+                votes && r.applied.saturating_add(MAX_LEARNER_LAG_SLOTS) >= chosen
+            })
+        };
+        let bad = voters.iter().filter(|id| **id != gateway && !is_sound(id));
+        all.extend(bad.map(|id| UnsoundReplica { shard, gateway: *id }));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::directory::tests::directory;
+    use super::*;
+    use actix_web::test::TestRequest;
+    use selvedge_fabric::directory::DirectoryOutcome::{Done, Refused, Unchanged};
+    use selvedge_fabric::site_state::ReplicaDescription;
+    use selvedge_paxos::Ballot;
+    use selvedge_types::ids::ShardId;
+
+    fn key_of(headers: &[&str]) -> Result<RequestKey, String> {
+        let request =
+            headers.iter().fold(TestRequest::default(), |r, text| r.append_header((KEY_HEADER, *text)));
+        key(&request.to_http_request()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn an_idempotency_key_is_hashed_or_drawn() {
+        let one = key_of(&["order 1"]).unwrap();
+        assert_eq!(one.0[..4], [0xf3, 0xd6, 0xf0, 0xd5], "the beginning of the SHA-256");
+        assert_eq!((key_of(&["order 1"]), key_of(&["order 2"]) == Ok(one)), (Ok(one), false));
+        assert_ne!(key_of(&[]), key_of(&[]), "two requests without a key are two requests");
+        assert!(key_of(&["x".repeat(64).as_str()]).is_ok());
+        for wrong in [&["x".repeat(65).as_str()][..], &["é"], &[""]] {
+            let why = key_of(wrong).unwrap_err();
+            assert!(why.contains("Idempotency-Key") && why.contains("1 to 64"), "{why}");
+        }
+        assert!(key_of(&["a", "b"]).unwrap_err().contains("twice"));
+    }
+
+    #[test]
+    fn a_body_is_exactly_what_the_order_takes() {
+        let read = |text: &str| {
+            let sent = Ok(web::Bytes::copy_from_slice(text.as_bytes()));
+            body::<Weight>(sent, r#"{"weight":2}"#).map(|w| w.weight).map_err(|e| e.to_string())
+        };
+        assert_eq!(read(r#"{"weight":7}"#), Ok(7));
+        let long = format!(r#"{{"weight":7}}{}"#, " ".repeat(MAX_BODY_BYTES));
+        for wrong in ["", "7", "{}", r#"{"weight":-1}"#, r#"{"weight":7,"force":true}"#, &long] {
+            let why = read(wrong).unwrap_err();
+            assert!(why.contains("`body`") && why.contains(r#"{"weight":2}"#), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_reaches_the_operator_as_it_is() {
+        let told = |outcome: DirectoryOutcome| settled(ItemOutcome::Directory(Box::new(outcome)));
+        assert!(matches!((told(Done), told(Unchanged)), (Ok(true), Ok(false))));
+        let last = DirectoryRefusal::LastFull(GatewayId(1));
+        assert!(matches!(told(Refused(last.clone())), Err(Failure::Refused(why)) if why == last.to_string()));
+        let unknown = DirectoryRefusal::UnknownGateway(GatewayId(9));
+        assert!(
+            matches!(told(Refused(unknown.clone())), Err(Failure::Unknown(why)) if why == unknown.to_string())
+        );
+        let early = settled(ItemOutcome::Refused("not begun".into()));
+        assert!(matches!(early, Err(Failure::OutOfReach(why)) if why == "not begun"));
+        let unknown = known("three").unwrap_err().to_string();
+        assert!(unknown.contains("\"three\"") && unknown.contains("/v1/gateways"), "{unknown}");
+        assert!(known("65536").is_err() && known("3").is_ok());
+    }
+
+    /// A gateway whose replicas of shards 0 to 3 and of the directory have this role and are applied up to this slot.
+    fn described(role: ReplicaRole, applied: u64) -> GatewayDescription {
+        let replica = |shard| ReplicaDescription {
+            shard,
+            configuration: 1,
+            role,
+            leader: None,
+            ballot: Ballot::default(),
+            commit: applied,
+            applied,
+            outbox_batches: 0,
+            outbox_bytes: 0,
+        };
+        GatewayDescription {
+            release: "0.1.0".into(),
+            uptime_ms: 0,
+            trouble: None,
+            warnings: 0,
+            connections: 0,
+            acked: 0,
+            room: true,
+            clock_sure: true,
+            replicas: (0..4).map(ShardId).chain([DIRECTORY_GROUP]).map(replica).collect(),
+        }
+    }
+
+    #[test]
+    fn replicas_that_are_silent_damaged_or_behind_are_unsound() {
+        let directory = directory(3, &[]);
+        let with = |second: Option<GatewayDescription>| {
+            let mut answered = BTreeMap::from([(GatewayId(3), described(ReplicaRole::Leader, 500))]);
+            answered.extend(second.map(|second| (GatewayId(2), second)));
+            let all = unsound(&directory, GatewayId(1), &answered);
+            assert!(all.iter().all(|u| u.gateway == GatewayId(2)), "{all:?}");
+            all.len()
+        };
+        let close = 500 - MAX_LEARNER_LAG_SLOTS;
+        assert_eq!(with(Some(described(ReplicaRole::Follower, close))), 0);
+        assert_eq!(with(Some(described(ReplicaRole::Follower, close - 1))), 5);
+        assert_eq!(with(Some(described(ReplicaRole::Damaged, 500))), 5);
+        assert_eq!(with(Some(described(ReplicaRole::Retired, 500))), 5);
+        assert_eq!(with(None), 5);
+        let mut lacks_one = described(ReplicaRole::Follower, 500);
+        lacks_one.replicas.pop();
+        assert_eq!(with(Some(lacks_one)), 1);
+    }
+}
