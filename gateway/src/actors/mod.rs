@@ -18,6 +18,9 @@
 //! | switch, shards | `ShardEvents` of peers and of this gateway's questions | `try_send`: a failure loses them as a link may, which every protocol between replicas and gateways tolerates; it is counted as `selvedge_shard_behind_total` |
 //! | switch, shards and forwarder | which gateways are up, clocks, room | one change in 200 ms, and one for each change of a link |
 //! | directory, forwarder and switch | `PlacementChanged` | one for each change of the directory |
+//! | steward, host, shards and forwarder | `HoldReplica`, `ShardEvents` of moves, orders | one of each for each shard in a second ([`selvedge_fabric::steward::AGAIN_MS`]); orders: [`orders`] |
+//! | shards, steward | `ReplicaIs`, `DirectoryIs` | one in a shard's turn, when its configuration, its leadership or the directory changed |
+//! | host, log and switch | `ReplicaMade` | one for each replica that is made |
 //! | forwarder, shards | `ShardEvents` | [`selvedge_fabric::machine::MAX_INFLIGHT_BATCHES`] of each shard, sent again every [`selvedge_fabric::forward::RESEND_MS`] |
 //! | shards and switch, forwarder | `Answered`, `LeaderIs`, `PublishWills` | one answer to each batch that was sent; one of each kind in a shard's turn |
 //! | shards, switch and links | `ToPeers` | one in a shard's turn; the group's window ([`selvedge_paxos`]) and the links' lanes |

@@ -50,6 +50,6 @@ impl Fullness {
 impl Machine {
     /// How much of each bound is used, table by table.
     pub fn fullness(&self) -> Vec<Fullness> {
-        self.tables.list().into_iter().flat_map(|table| table.fullness(&self.rules)).collect()
+        self.tables.list().flat_map(|table| table.fullness(&self.rules)).collect()
     }
 }

@@ -17,7 +17,7 @@ use selvedge_fabric::directory::{
 };
 use selvedge_fabric::forward::Forwardable;
 use selvedge_fabric::machine::{Item, ItemOutcome};
-use selvedge_fabric::site_state::{GatewayDescription, ReplicaRole};
+use selvedge_fabric::site_state::{GatewayDescription, ReplicaDescription, ReplicaRole};
 use selvedge_types::ids::GatewayId;
 use selvedge_types::params::{Parameters, bad, shown};
 use serde::Deserialize;
@@ -98,7 +98,13 @@ pub async fn remove(
         Some(other) => return Err(bad("force", format!("{} is not true or false", shown(other))).into()),
     };
     let directory = directory::copy(&api)?;
-    let unsound = unsound(&directory, gateway, &site::ask(&api).await.gateways);
+    let answered = site::ask(&api).await.gateways;
+    if let Some(group) = unreported(&directory, &answered) {
+        return Err(Failure::OutOfReach(format!(
+            "{group} has just changed its replicas, and the directory, which judges the removal, does not know it yet: try again"
+        )));
+    }
+    let unsound = unsound(&directory, gateway, &answered);
     let command = DirectoryCommand::Remove { gateway, force, unsound };
     order(&api, key, command, json!({ "gateway": gateway.0, "force": force })).await
 }
@@ -217,6 +223,18 @@ fn body<T: DeserializeOwned>(
         .map_err(|why| wrong(&format!("is not what this order takes ({why})")).into())
 }
 
+/// A group in a later configuration than the directory knows.
+fn unreported(directory: &Directory, answered: &BTreeMap<GatewayId, GatewayDescription>) -> Option<String> {
+    let later = |r: &&ReplicaDescription| {
+        directory.configuration(r.shard).is_some_and(|known| r.configuration > known.number)
+    };
+    let replica = answered.values().flat_map(|d| &d.replicas).find(later)?;
+    Some(match replica.shard {
+        DIRECTORY_GROUP => "the directory group".to_string(),
+        shard => format!("shard {shard}"),
+    })
+}
+
 /// The other replicas, in groups where a gateway votes, that do not count as good copies: their gateway did not answer,
 /// or does not have the replica as a voter, or it is damaged or too far behind.
 fn unsound(
@@ -253,7 +271,6 @@ mod tests {
     use super::*;
     use actix_web::test::TestRequest;
     use selvedge_fabric::directory::DirectoryOutcome::{Done, Refused, Unchanged};
-    use selvedge_fabric::site_state::ReplicaDescription;
     use selvedge_paxos::Ballot;
     use selvedge_types::ids::ShardId;
 
@@ -332,6 +349,15 @@ mod tests {
             clock_sure: true,
             replicas: (0..4).map(ShardId).chain([DIRECTORY_GROUP]).map(replica).collect(),
         }
+    }
+
+    #[test]
+    fn a_removal_waits_until_the_directory_knows_all_configurations() {
+        let directory = directory(3, &[]);
+        let mut answered = BTreeMap::from([(GatewayId(3), described(ReplicaRole::Leader, 500))]);
+        assert_eq!(unreported(&directory, &answered), None);
+        answered.get_mut(&GatewayId(3)).unwrap().replicas[2].configuration = 2;
+        assert_eq!(unreported(&directory, &answered), Some("shard s2".into()));
     }
 
     #[test]
