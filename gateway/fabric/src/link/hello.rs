@@ -19,12 +19,12 @@
 //! Limit: a copy that was restored before any peer was ever met, or restored and started more often than the lost
 //! original since the copy was made, is not recognised.
 
+use super::incarnation::{Incarnation, Mark};
 use super::peers::{KnownPeer, PeerList};
 use crate::directory::GatewayKey;
 use bincode::{Decode, Encode};
 use selvedge_types::frame::{self, FrameError};
 use selvedge_types::ids::{GatewayId, MAX_SITE_NAME_BYTES};
-use std::fmt;
 
 /// The newest protocol between gateways that this release speaks.
 pub const PROTOCOL_NEWEST: u16 = 2;
@@ -41,38 +41,6 @@ pub const MAX_GREETING_BYTES: usize = 1024;
 
 /// The longest reason that is sent or logged, in bytes.
 pub const MAX_REASON_BYTES: usize = 400;
-
-/// Identifies a gateway's data folder: drawn at `init`, kept for good, never used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
-pub struct Incarnation(pub u128);
-
-impl fmt::Display for Incarnation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
-impl Incarnation {
-    /// The hash of the incarnation that others remember.
-    pub fn mark(&self) -> Mark {
-        let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-        context.update(b"selvedge incarnation");
-        context.update(&self.0.to_le_bytes());
-        let hash = context.finish();
-        let start = hash.as_ref().first_chunk().copied().unwrap_or_default();
-        Mark(u128::from_le_bytes(start))
-    }
-}
-
-/// A hash of an incarnation, which does not reveal the incarnation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark(pub u128);
-
-impl fmt::Display for Mark {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
 
 /// The highest number of starts that a process may have; a greater one shows an altered data folder.
 pub const MAX_START: u64 = 1 << 40;

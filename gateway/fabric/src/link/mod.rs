@@ -48,10 +48,12 @@
 //! Sources: The Noise Protocol Framework, revision 34, sections 5, 7.5, 7.8, 9, 11.2 and 14.
 
 mod hello;
+mod incarnation;
 mod peers;
 mod queue;
 
 pub use hello::*;
+pub use incarnation::{Incarnation, Mark};
 pub use peers::{KnownPeer, MAX_REMOVED_PEERS_ENTRIES, PeerList, PeerListChange, TooManyPeers};
 use queue::LinkQueue;
 pub use queue::{BULK_FRAME_BYTES, LANE_MESSAGES, Lane, MAX_PASSED_OVER_FRAMES};

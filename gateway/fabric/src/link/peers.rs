@@ -3,7 +3,7 @@
 //! A gateway that was named and is not any more was removed from the site. Ids are never given twice, so it does not
 //! come back; it is remembered, so that it learns why it is refused.
 
-use super::hello::Incarnation;
+use super::incarnation::Incarnation;
 use crate::directory::GatewayKey;
 use crate::ring::MAX_GATEWAYS;
 use selvedge_types::ids::GatewayId;
