@@ -12,7 +12,7 @@ use selvedge_types::params::Parameters;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// Answers `/v1/directory`.
+/// Shows gateways, misplaced replicas and moves from this gateway's copy.
 pub async fn one(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
     Parameters::new(given.into_inner(), &[])?;
     let directory = copy(&api)?;

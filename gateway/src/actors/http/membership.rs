@@ -50,7 +50,7 @@ struct Rate {
     bytes_per_s: u64,
 }
 
-/// Empties a gateway.
+/// Has leaders, devices and then replicas leave a gateway, which keeps running.
 pub async fn drain(
     api: web::Data<Api>,
     id: web::Path<String>,
@@ -60,7 +60,7 @@ pub async fn drain(
     order(&api, key, DirectoryCommand::Drain { gateway }, json!({ "gateway": gateway.0 })).await
 }
 
-/// Ends a drain.
+/// Takes a draining gateway back: the ring gives it its share of the replicas again.
 pub async fn resume(
     api: web::Data<Api>,
     id: web::Path<String>,
@@ -109,12 +109,12 @@ pub async fn remove(
     order(&api, key, command, json!({ "gateway": gateway.0, "force": force })).await
 }
 
-/// Stops all moves.
+/// Stops all moves and planning until [`go_on`].
 pub async fn pause(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Failure> {
     order(&api, key(&request)?, DirectoryCommand::Pause, json!({ "paused": true })).await
 }
 
-/// Ends a pause.
+/// Has the moves go on from where [`pause`] stopped them.
 pub async fn go_on(api: web::Data<Api>, request: HttpRequest) -> Result<HttpResponse, Failure> {
     order(&api, key(&request)?, DirectoryCommand::Continue, json!({ "paused": false })).await
 }
