@@ -1,9 +1,9 @@
 //! The command line.
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
-/// Show the state of a site: its gateways, its shards and their replicas.
+/// Show the state of a site, and order changes to it: its gateways, its shards and their replicas.
 ///
 /// Any gateway can answer for the whole site.
 #[derive(Debug, Parser)]
@@ -34,8 +34,21 @@ pub enum Command {
     /// Show the site as a whole.
     #[command(subcommand)]
     Site(SiteCommand),
+    /// Drain, weigh or remove a gateway.
+    #[command(subcommand)]
+    Gateway(GatewayCommand),
+    /// Watch replicas move to where they should be.
+    ///
+    /// The site balances by itself whenever a gateway drains, is removed, or gets another weight. This command shows how
+    /// far it is, and can pause or slow it down.
+    #[command(args_conflicts_with_subcommands = true)]
+    Rebalance(Rebalance),
     /// List the shards: configuration, leader, replicas.
-    Shards,
+    Shards {
+        /// List only those whose replicas move, or are not where they should be.
+        #[arg(long)]
+        moving: bool,
+    },
     /// Show one shard with its replicas.
     Shard {
         /// Number of the shard, from 0.
@@ -45,6 +58,130 @@ pub enum Command {
 
 #[derive(Debug, Subcommand)]
 pub enum SiteCommand {
-    /// List the gateways: state, release, leaders, lag, room on disk.
+    /// List the gateways: state, release, leaders, lag, room on disk; and what moves.
     Status,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum GatewayCommand {
+    /// Empty a gateway, for maintenance or before its removal.
+    ///
+    /// Its leaders, devices and replicas move to other gateways. The command watches until the gateway is empty; Ctrl-C
+    /// stops only the watching.
+    Drain {
+        /// Number of the gateway.
+        #[arg(value_name = "GATEWAY")]
+        id: u16,
+        /// Return as soon as the site has accepted the order.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// End a drain: the gateway takes replicas again.
+    Resume {
+        /// Number of the gateway.
+        #[arg(value_name = "GATEWAY")]
+        id: u16,
+    },
+    /// Change a gateway's share of the replicas.
+    Weight {
+        /// Number of the gateway.
+        #[arg(value_name = "GATEWAY")]
+        id: u16,
+        /// Share in relation to the other gateways' weights, 1 to 64.
+        weight: u32,
+    },
+    /// Remove a gateway for good, whether or not it runs.
+    ///
+    /// The site refuses if a shard would lose its majority or its last good replica. Drain a gateway that runs first.
+    Remove {
+        /// Number of the gateway.
+        #[arg(value_name = "GATEWAY")]
+        id: u16,
+        /// Remove it even if a shard loses its majority or its last good replica.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Rebalance {
+    #[command(subcommand)]
+    pub order: Option<RebalanceCommand>,
+    /// Only show which replicas have yet to move, and where.
+    #[arg(long, conflicts_with_all = ["max_rate", "no_wait"])]
+    pub dry_run: bool,
+    /// First limit the bandwidth of all moves together, such as 10MB/s or 512KiB/s.
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub max_rate: Option<u64>,
+    /// Show what has yet to move and return, instead of watching.
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub enum RebalanceCommand {
+    /// Stop all moves, until they are continued.
+    Pause,
+    /// End a pause: moves go on from where they were.
+    Continue,
+}
+
+/// A rate in bytes per second, from a text such as `10MB/s`.
+fn rate(text: &str) -> Result<u64, String> {
+    let number = text.strip_suffix("/s").unwrap_or(text).trim_end();
+    let digits = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
+    let (count, unit) = number.split_at(digits);
+    let unit: u64 = match unit.trim_start() {
+        "" | "B" => 1,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err("give a whole number and a unit, such as 10MB/s or 512KiB/s".to_string()),
+    };
+    let count: u64 =
+        count.parse().map_err(|_| "give a whole number and a unit, such as 10MB/s".to_string())?;
+    count.checked_mul(unit).ok_or_else(|| "is too large".to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_have_a_unit_or_are_bytes() {
+        for (text, bytes) in
+            [("10MB/s", 10_000_000), ("512KiB/s", 524_288), ("1GiB", 1 << 30), ("7", 7), ("3 kB/s", 3_000)]
+        {
+            assert_eq!(rate(text), Ok(bytes), "{text}");
+        }
+        for wrong in
+            ["", "MB/s", "10Mbit/s", "1.5MB/s", "-1", "10 m", "99999999999GB", "99999999999999999999"]
+        {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn rebalance_takes_an_order_or_options_but_not_both() {
+        let read = |words: &[&str]| {
+            Arguments::try_parse_from([&["selvedge", "rebalance"], words].concat()).map_err(|e| e.to_string())
+        };
+        for right in [
+            &[][..],
+            &["pause"],
+            &["continue", "--json"],
+            &["--dry-run"],
+            &["--max-rate", "1MB/s", "--no-wait"],
+        ] {
+            assert!(read(right).is_ok(), "{right:?}");
+        }
+        for wrong in
+            [&["--dry-run", "pause"][..], &["--dry-run", "--max-rate", "1MB/s"], &["--max-rate", "fast"]]
+        {
+            assert!(read(wrong).is_err(), "{wrong:?}");
+        }
+    }
 }

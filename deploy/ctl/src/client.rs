@@ -2,14 +2,20 @@
 
 use selvedge_guard::private::read_secret;
 use serde_json::Value;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::time::Duration;
 use ureq::Agent;
-use ureq::http::header::AUTHORIZATION;
-use ureq::http::{StatusCode, Uri};
+use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use ureq::http::{Method, Request, StatusCode, Uri};
 
 /// The timeout of a request. The gateway itself waits at most 6 s for the other gateways.
 const ANSWER_WAIT_MS: u64 = 15_000;
+
+/// How often an order is sent if the connection breaks before its answer, and the pause in between.
+const MAX_ORDER_TRIES: u32 = 5;
+const ORDER_AGAIN_MS: u64 = 500;
 
 /// The largest accepted answer. 1,024 shards with their replicas take about 1 MiB.
 const MAX_ANSWER_BYTES: u64 = 16 * 1024 * 1024;
@@ -35,14 +41,33 @@ pub enum AskError {
     /// The status is 200, but the answer is not JSON.
     #[error("the answer from {url} is not JSON ({shown:?}): check that this is a gateway's HTTP address")]
     NoJson { url: String, shown: String },
-    /// The answer is JSON without the list that it should have.
-    #[error("the answer from {url} has no `{list}`: name a gateway's HTTP address with --gateway")]
-    NoList { url: String, list: &'static str },
+    /// The answer is JSON without a field that it should have.
+    #[error("the answer from {url} has no `{field}`: name a gateway's HTTP address with --gateway")]
+    NoField { url: String, field: &'static str },
+    /// The connection broke each time before an order was answered.
+    #[error(
+        "the order to {url} was sent {tries} times and not answered: {why}; it may have been carried out, so look with `selvedge site \
+         status`, and repeat the command if it was not: repeating does no harm"
+    )]
+    NoOutcome { url: String, tries: u32, why: String },
+    /// The system gives no random bytes for an idempotency key.
+    #[error("can't draw an idempotency key from /dev/urandom: {0}")]
+    NoRandomness(std::io::Error),
+}
+
+impl AskError {
+    /// Whether the same question may be answered a little later: the gateway does not answer, or says that it can't yet.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Refused { status: 503, .. })
+    }
 }
 
 /// What an operator can do about a problem of this status and type.
-fn hint(status: StatusCode, problem: &Value) -> &'static str {
+fn hint(orders: bool, status: StatusCode, problem: &Value) -> &'static str {
     match (status, problem["type"].as_str()) {
+        (StatusCode::UNAUTHORIZED, _) | (_, Some("/docs#problem-forbidden")) if orders => {
+            "; name a file with a token of scope operate with --token-file"
+        }
         (StatusCode::UNAUTHORIZED, _) | (_, Some("/docs#problem-forbidden")) => {
             "; name a file with a token of scope read with --token-file"
         }
@@ -50,6 +75,23 @@ fn hint(status: StatusCode, problem: &Value) -> &'static str {
             "; check that this is a gateway's HTTP address, and that its release has this path"
         }
         _ => "",
+    }
+}
+
+/// A change to the site.
+pub struct Order {
+    pub method: Method,
+    pub path: String,
+    pub body: Option<Value>,
+}
+
+impl Order {
+    pub fn post(path: impl Into<String>, body: Option<Value>) -> Self {
+        Self { method: Method::POST, path: path.into(), body }
+    }
+
+    pub fn delete(path: impl Into<String>) -> Self {
+        Self { method: Method::DELETE, path: path.into(), body: None }
     }
 }
 
@@ -84,37 +126,110 @@ impl Client {
     /// # Errors
     /// When there is no answer, its status is not 200, it is not JSON, or it has no such list.
     pub fn get(&self, path: &str, list: &'static str) -> Result<Value, AskError> {
-        let url = format!("{}{path}", self.gateway);
-        let unreachable = |why: ureq::Error| {
-            let why = match why {
-                ureq::Error::Timeout(_) => format!("none came within {} s", ANSWER_WAIT_MS / 1_000),
-                why => why.to_string(),
+        let (url, request) = self.request(&Method::GET, path);
+        let answer = request.body(()).map_err(ureq::Error::from).and_then(|request| self.send(request));
+        let (status, body) = answer.map_err(|why| unreachable(&url, &why))?;
+        read(url, false, status, &body, list, Value::is_array)
+    }
+
+    /// Sends an order, which has one idempotency key however often it is sent: again each time when the connection breaks
+    /// before the answer, at most [`MAX_ORDER_TRIES`] times.
+    ///
+    /// # Errors
+    /// When there is no answer, its status is not 200, or it does not say whether the order changed anything.
+    pub fn order(&self, order: &Order) -> Result<Value, AskError> {
+        let key = draw_key().map_err(AskError::NoRandomness)?;
+        let mut tries = 0;
+        loop {
+            let (url, request) = self.request(&order.method, &order.path);
+            let request = request.header("Idempotency-Key", &key);
+            let answer = match &order.body {
+                None => request.body(()).map_err(ureq::Error::from).and_then(|request| self.send(request)),
+                Some(body) => {
+                    let request = request.header(CONTENT_TYPE, "application/json").body(body.to_string());
+                    request.map_err(ureq::Error::from).and_then(|request| self.send(request))
+                }
             };
-            AskError::Unreachable { url: url.clone(), why }
-        };
-        let mut request = self.agent.get(&url);
-        if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-        }
-        let mut answer = request.call().map_err(unreachable)?;
-        let status = answer.status();
-        let body = answer.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_vec();
-        let body = body.map_err(unreachable)?;
-        let text = String::from_utf8_lossy(&body);
-        let clean = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
-        let shown = || clean(&text).chars().take(SHOWN_CHARS).collect::<String>();
-        let json: Option<Value> = serde_json::from_str(&text).ok();
-        match (status, json) {
-            (StatusCode::OK, Some(json)) if json[list].is_array() => Ok(json),
-            (StatusCode::OK, Some(_)) => Err(AskError::NoList { url, list }),
-            (StatusCode::OK, None) => Err(AskError::NoJson { shown: shown(), url }),
-            (_, json) => {
-                let problem = json.unwrap_or_default();
-                let detail = problem["detail"].as_str().map_or_else(shown, clean);
-                Err(AskError::Refused { url, detail, hint: hint(status, &problem), status: status.as_u16() })
+            tries += 1;
+            match answer {
+                Ok((status, body)) => return read(url, true, status, &body, "changed", Value::is_boolean),
+                // Nothing listens there, so nothing was ordered.
+                Err(why) if tries == 1 && !is_break(&why) => return Err(unreachable(&url, &why)),
+                Err(why) if tries == MAX_ORDER_TRIES => {
+                    return Err(AskError::NoOutcome { url, tries, why: because(&why) });
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(ORDER_AGAIN_MS)),
             }
         }
     }
+
+    fn request(&self, method: &Method, path: &str) -> (String, ureq::http::request::Builder) {
+        let url = format!("{}{path}", self.gateway);
+        let mut request = Request::builder().method(method).uri(&url);
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        (url, request)
+    }
+
+    fn send(&self, request: Request<impl ureq::AsSendBody>) -> Result<(StatusCode, Vec<u8>), ureq::Error> {
+        let mut answer = self.agent.run(request)?;
+        let body = answer.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_vec()?;
+        Ok((answer.status(), body))
+    }
+}
+
+/// Whether a connection broke, or brought nothing in time, after the gateway may have received the request.
+fn is_break(why: &ureq::Error) -> bool {
+    match why {
+        ureq::Error::Io(e) => e.kind() != ErrorKind::ConnectionRefused,
+        ureq::Error::Timeout(_) => true,
+        _ => false,
+    }
+}
+
+fn because(why: &ureq::Error) -> String {
+    match why {
+        ureq::Error::Timeout(_) => format!("none came within {} s", ANSWER_WAIT_MS / 1_000),
+        why => why.to_string(),
+    }
+}
+
+fn unreachable(url: &str, why: &ureq::Error) -> AskError {
+    AskError::Unreachable { url: url.to_string(), why: because(why) }
+}
+
+/// The JSON of an answer with this field.
+fn read(
+    url: String,
+    orders: bool,
+    status: StatusCode,
+    body: &[u8],
+    field: &'static str,
+    is_right: fn(&Value) -> bool,
+) -> Result<Value, AskError> {
+    let text = String::from_utf8_lossy(body);
+    let clean = |text: &str| text.chars().filter(|c| !c.is_control()).collect::<String>();
+    let shown = || clean(&text).chars().take(SHOWN_CHARS).collect::<String>();
+    let json: Option<Value> = serde_json::from_str(&text).ok();
+    match (status, json) {
+        (StatusCode::OK, Some(json)) if is_right(&json[field]) => Ok(json),
+        (StatusCode::OK, Some(_)) => Err(AskError::NoField { url, field }),
+        (StatusCode::OK, None) => Err(AskError::NoJson { shown: shown(), url }),
+        (_, json) => {
+            let problem = json.unwrap_or_default();
+            let detail = problem["detail"].as_str().map_or_else(shown, clean);
+            let hint = hint(orders, status, &problem);
+            Err(AskError::Refused { url, detail, hint, status: status.as_u16() })
+        }
+    }
+}
+
+/// A new idempotency key: 128 random bits in hexadecimal digits.
+fn draw_key() -> std::io::Result<String> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
 /// The address of a gateway without what follows the port or path; what is wrong with it otherwise.

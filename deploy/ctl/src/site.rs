@@ -1,5 +1,6 @@
 //! `selvedge site status`.
 
+use crate::moving;
 use crate::table::{Table, duration, items, number, numbers, word, yes_or_no};
 use serde_json::Value;
 
@@ -18,7 +19,10 @@ pub fn status(answer: &Value) -> String {
         number(&answer["shard_count"]),
         number(&answer["replicas_per_shard"]),
     );
-    let titles = [
+    // Most sites have neither zones nor weights, and the table is wide enough without them.
+    let has_zones = gateways.iter().any(|g| g["zone"].is_string());
+    let has_weights = gateways.iter().any(|g| g["weight"].as_u64().is_some_and(|weight| weight != 1));
+    let mut titles = vec![
         "GATEWAY",
         "STATE",
         "RELEASE",
@@ -31,11 +35,13 @@ pub fn status(answer: &Value) -> String {
         "WARNINGS",
         "TROUBLE",
     ];
+    titles.extend(has_zones.then_some("ZONE"));
+    titles.extend(has_weights.then_some("WEIGHT"));
     let mut table = Table::new(&titles);
     for g in gateways {
-        table.row(vec![
+        let mut row = vec![
             number(&g["gateway"]),
-            word(&g["state"]),
+            state(g),
             word(&g["release"]),
             duration(&g["uptime_ms"]),
             number(&g["leads"]),
@@ -45,10 +51,22 @@ pub fn status(answer: &Value) -> String {
             yes_or_no(&g["room"]),
             number(&g["warnings"]),
             word(&g["trouble"]),
-        ]);
+        ];
+        row.extend(has_zones.then(|| word(&g["zone"])));
+        row.extend(has_weights.then(|| number(&g["weight"])));
+        table.row(row);
     }
     said += &table.text();
+    said += &moving::summary(&answer["directory"]);
     said + &missing(answer)
+}
+
+/// How a gateway is, followed by what is special about its place in the site.
+fn state(gateway: &Value) -> String {
+    let special =
+        |name: &str, usual: &str| gateway[name].as_str().filter(|text| *text != usual).map(str::to_string);
+    let all = [Some(word(&gateway["state"])), special("directory_state", "active"), special("role", "full")];
+    all.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// A line that names the gateways that did not answer; empty if all did.
@@ -89,6 +107,36 @@ GATEWAY  STATE        RELEASE  UP FOR  LEADS  REPLICAS  BEHIND  CONNECTIONS  ROO
       3  unreachable        -       -      -         -       -            -  -            -  -
 
 No answer from gateway 3: this output may be incomplete.
+";
+        assert_eq!(status(&answer), wanted);
+    }
+    #[test]
+    fn what_is_special_about_gateways_is_shown_with_what_moves() {
+        let gateway = |n: u64, directory_state: &str, role: &str, weight: u64, zone: Option<&str>| {
+            json!({
+                "gateway": n, "state": "ready", "release": "0.1.0", "uptime_ms": 1_000, "leads": 0, "replicas": 2,
+                "behind_slots": 0, "connections": 0, "room": true, "warnings": 0, "trouble": null,
+                "directory_state": directory_state, "role": role, "weight": weight, "zone": zone,
+            })
+        };
+        let answer = json!({
+            "site": "plant-7", "shard_count": 64, "replicas_per_shard": 3, "leaderless_shards": 0, "missing_gateways": [],
+            "gateways": [
+                gateway(1, "active", "full", 2, Some("hall 1")), gateway(2, "active", "witness", 1, None),
+                gateway(3, "draining", "full", 1, None),
+            ],
+            "directory": moving::tests::draining(),
+        });
+        let wanted = "\
+site plant-7: 3 of 3 gateways answer; 64 shards, each on 3 of them; every shard has a leader
+
+GATEWAY  STATE            RELEASE  UP FOR  LEADS  REPLICAS  BEHIND  CONNECTIONS  ROOM  WARNINGS  TROUBLE  ZONE    WEIGHT
+      1  ready              0.1.0      1s      0         2       0            0  yes          0  -        hall 1       2
+      2  ready, witness     0.1.0      1s      0         2       0            0  yes          0  -        -            1
+      3  ready, draining    0.1.0      1s      0         2       0            0  yes          0  -        -            1
+
+2 of 65 groups have yet to move, 1 of them move now; at most 4096 KiB/s
+  shard 7 from gateway 3 to 4: 50 % of 20 KiB
 ";
         assert_eq!(status(&answer), wanted);
     }

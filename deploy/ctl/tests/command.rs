@@ -1,6 +1,6 @@
-//! The command against a fake gateway that gives one fixed answer.
+//! The command against a fake gateway that gives fixed answers.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
@@ -8,21 +8,39 @@ use std::thread::JoinHandle;
 
 /// Serves one request with this answer. Returns the address, and a thread that returns the request.
 fn gateway(status: &str, body: &str) -> (String, JoinHandle<String>) {
+    let (address, served) = gateways(&[(status, body)]);
+    (address, std::thread::spawn(move || served.join().unwrap().remove(0)))
+}
+
+/// Serves one request after the other, each with its answer; an empty status breaks the connection instead. Returns the
+/// address, and a thread that returns the requests.
+fn gateways(answers: &[(&str, &str)]) -> (String, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let answer =
-        format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
-    let served = std::thread::spawn(move || {
+    let answer = |(status, body): &(&str, &str)| match *status {
+        "" => String::new(),
+        status => {
+            format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+        }
+    };
+    let answers: Vec<String> = answers.iter().map(answer).collect();
+    let one = move |answer: String| {
         let (mut stream, _) = listener.accept().unwrap();
         let mut request = String::new();
         let mut lines = BufReader::new(stream.try_clone().unwrap());
         while !request.ends_with("\r\n\r\n") {
             assert!(lines.read_line(&mut request).unwrap() > 0);
         }
+        let length = request
+            .to_lowercase()
+            .split_once("content-length: ")
+            .map_or(0, |(_, rest)| rest.lines().next().unwrap().parse().unwrap());
+        let mut body = vec![0; length];
+        lines.read_exact(&mut body).unwrap();
         stream.write_all(answer.as_bytes()).unwrap();
-        request
-    });
-    (address, served)
+        request + std::str::from_utf8(&body).unwrap()
+    };
+    (address, std::thread::spawn(move || answers.into_iter().map(one).collect()))
 }
 
 fn selvedge(words: &[&str]) -> Output {
@@ -135,4 +153,157 @@ fn a_wrong_command_line_is_told_apart() {
     }
     assert_eq!(selvedge(&["shard", "many"]).status.code(), Some(2));
     assert_eq!(selvedge(&["--help"]).status.code(), Some(0));
+}
+
+/// The idempotency key in a request.
+fn key(request: &str) -> &str {
+    let header = request.lines().find_map(|line| {
+        line.split_once(": ").filter(|(name, _)| name.eq_ignore_ascii_case("idempotency-key"))
+    });
+    header.map(|(_, key)| key).unwrap()
+}
+
+#[test]
+fn each_order_is_one_request_that_says_whether_it_changed_anything() {
+    let removed = "DELETE /v1/gateways/3 HTTP/1.1";
+    for (words, line, body, said) in [
+        (
+            &["gateway", "drain", "3", "--no-wait"][..],
+            "POST /v1/gateways/3/drain HTTP/1.1",
+            "",
+            ["drains", "was draining already"],
+        ),
+        (
+            &["gateway", "resume", "3"],
+            "POST /v1/gateways/3/resume HTTP/1.1",
+            "",
+            ["active again", "not draining"],
+        ),
+        (
+            &["gateway", "weight", "3", "2"],
+            "POST /v1/gateways/3/weight HTTP/1.1",
+            r#"{"weight":2}"#,
+            ["has weight 2", "had weight 2"],
+        ),
+        (&["gateway", "remove", "3"], removed, "", ["removed for good", "removed already"]),
+        (
+            &["gateway", "remove", "3", "--force"],
+            "DELETE /v1/gateways/3?force=true HTTP/1.1",
+            "",
+            ["removed for good", "removed already"],
+        ),
+        (
+            &["rebalance", "pause"],
+            "POST /v1/moves/pause HTTP/1.1",
+            "",
+            ["rebalance continue", "paused already"],
+        ),
+        (&["rebalance", "continue"], "POST /v1/moves/continue HTTP/1.1", "", ["go on", "not paused"]),
+    ] {
+        let mut keys = Vec::new();
+        for (changed, part) in [true, false].into_iter().zip(said) {
+            let (address, served) = gateway("200 OK", &format!(r#"{{"gateway":3,"changed":{changed}}}"#));
+            let ran = selvedge(&[&["--gateway", &address], words].concat());
+            assert!(ran.status.success(), "{words:?}: {}", text(&ran.stderr));
+            assert!(text(&ran.stdout).contains(part), "{words:?}: {}", text(&ran.stdout));
+            let request = served.join().unwrap();
+            assert_eq!(request.lines().next(), Some(line));
+            assert!(request.ends_with(&format!("\r\n\r\n{body}")), "{request}");
+            keys.push(key(&request).to_string());
+        }
+        assert!(keys[0].len() == 32 && keys[0] != keys[1], "each order has a key of its own: {keys:?}");
+    }
+}
+
+#[test]
+fn an_order_is_repeated_with_its_key_when_the_connection_breaks() {
+    let (address, served) = gateways(&[("", ""), ("", ""), ("200 OK", r#"{"changed":true}"#)]);
+    let ran = selvedge(&["--gateway", &address, "gateway", "resume", "3"]);
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    let requests = served.join().unwrap();
+    assert!(requests.iter().all(|request| key(request) == key(&requests[0])), "{requests:?}");
+    // A gateway that always breaks the connection may have carried it out.
+    let (address, served) = gateways(&[("", ""); 5]);
+    let why = text(&selvedge(&["--gateway", &address, "gateway", "resume", "3"]).stderr);
+    assert!(why.contains("sent 5 times") && why.contains("may have been carried out"), "{why}");
+    served.join().unwrap();
+    let nobody = format!("127.0.0.1:{}", selvedge_ports::claim(1).unwrap());
+    let why = text(&selvedge(&["--gateway", &nobody, "gateway", "resume", "3"]).stderr);
+    assert!(
+        why.contains("no answer") && why.contains("--gateway"),
+        "where nobody listens, nothing is ordered: {why}"
+    );
+}
+
+#[test]
+fn a_refused_order_says_why_and_what_a_token_lacks() {
+    let refused =
+        r#"{"type":"/docs#problem-refused","detail":"gateway 3 is the last one: add another first"}"#;
+    let (address, served) = gateway("409 Conflict", refused);
+    let ran = selvedge(&["--gateway", &address, "gateway", "drain", "3"]);
+    assert_eq!(ran.status.code(), Some(1), "{}", text(&ran.stderr));
+    served.join().unwrap();
+    assert!(text(&ran.stderr).contains("answered 409: gateway 3 is the last one: add another first\n"));
+    let (address, served) =
+        gateway("403 Forbidden", r#"{"type":"/docs#problem-forbidden","detail":"no scope"}"#);
+    let ran = selvedge(&["--gateway", &address, "gateway", "drain", "3"]);
+    assert!(text(&ran.stderr).contains("scope operate with --token-file"), "{}", text(&ran.stderr));
+    served.join().unwrap();
+}
+
+/// An answer of `/v1/directory` of a site where gateway 3 drains and has this many replicas.
+fn draining(replicas: u32) -> String {
+    format!(
+        r#"{{"group_count":65,"misplaced_count":{replicas},"moves":[],"misplaced":[],"paused":false,"rate_bytes_per_s":4194304,
+        "gateways":[{{"gateway":3,"state":"draining","replicas":{replicas}}}]}}"#
+    )
+}
+
+#[test]
+fn a_drain_is_watched_until_the_gateway_is_empty() {
+    let (one, none) = (draining(1), draining(0));
+    let answers = [
+        ("200 OK", r#"{"changed":true}"#),
+        ("200 OK", &one),
+        ("503 Service Unavailable", "{}"),
+        ("200 OK", &none),
+    ];
+    let (address, served) = gateways(&answers);
+    let ran = selvedge(&["--gateway", &address, "--json", "gateway", "drain", "3"]);
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    let printed: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+    assert_eq!(printed, serde_json::from_str::<serde_json::Value>(&none).unwrap());
+    let progress = text(&ran.stderr);
+    assert!(
+        progress.starts_with("gateway 3 drains: 1 of 1 replicas have yet to move, 0 moving now\n"),
+        "{progress}"
+    );
+    let requests = served.join().unwrap();
+    assert!(
+        requests[1..].iter().all(|request| request.starts_with("GET /v1/directory HTTP/1.1\r\n")),
+        "{requests:?}"
+    );
+}
+
+#[test]
+fn rebalance_sets_the_rate_and_shows_what_moves() {
+    let (one, none) = (draining(1), draining(0));
+    let (address, served) = gateways(&[("200 OK", r#"{"changed":true}"#), ("200 OK", &one)]);
+    let ran = selvedge(&["--gateway", &address, "rebalance", "--max-rate", "10MB/s", "--no-wait"]);
+    assert!(text(&ran.stdout).starts_with("1 of 65 groups have yet to move"), "{}", text(&ran.stdout));
+    let requests = served.join().unwrap();
+    assert!(
+        requests[0].starts_with("POST /v1/moves/rate ")
+            && requests[0].ends_with(r#"{"bytes_per_s":10000000}"#)
+    );
+    for words in [&["rebalance", "--dry-run"][..], &["shards", "--moving"]] {
+        let (address, served) = gateway("200 OK", &one);
+        let ran = selvedge(&[&["--gateway", &address], words].concat());
+        assert!(text(&ran.stdout).starts_with("1 of 65 groups have yet to move"), "{words:?}");
+        assert!(served.join().unwrap().starts_with("GET /v1/directory "));
+    }
+    let (address, served) = gateways(&[("200 OK", &one), ("200 OK", &none)]);
+    let ran = selvedge(&["--gateway", &address, "rebalance"]);
+    assert_eq!(text(&ran.stdout), "all replicas are where they should be\n");
+    assert_eq!(served.join().unwrap().len(), 2);
 }
