@@ -12,11 +12,10 @@
 //! Limits: a configuration has at most [`MAX_MEMBERS`] members. A stop moves one replica or changes its role
 //! ([`Configuration::check_next`]).
 
-use crate::ring::ReplicaSet;
 use bincode::{Decode, Encode};
 use selvedge_paxos::{MAX_COUNT, MAX_MEMBERS, ProposeError, Slot};
 use selvedge_types::frame::{self, FrameError};
-use selvedge_types::ids::GatewayId;
+use selvedge_types::ids::{GatewayId, ShardId};
 
 /// The number of a shard's first configuration, whose members the ring names.
 pub const FIRST_CONFIGURATION: u32 = 1;
@@ -32,6 +31,28 @@ pub const CONFIGURATION_VERSION: u8 = 1;
 
 /// The most chosen slots that a learner may still lack on its disk when a leader proposes it as a member.
 pub const MAX_LEARNER_LAG_SLOTS: Slot = 64;
+
+/// The directory group's number where groups are numbered like shards. No shard has this number.
+pub const DIRECTORY_GROUP: ShardId = ShardId(u16::MAX);
+
+/// The gateways that hold a shard in one of its configurations.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ReplicaSet {
+    /// The number of the configuration. A higher one is later.
+    pub configuration: u32,
+    /// The members of the configuration, the preferred leader first. At most [`MAX_MEMBERS`].
+    pub members: Vec<GatewayId>,
+}
+
+impl ReplicaSet {
+    pub(crate) fn first(members: Vec<GatewayId>) -> Self {
+        Self { configuration: FIRST_CONFIGURATION, members }
+    }
+
+    pub(crate) fn is_sound(&self) -> bool {
+        (1..=MAX_MEMBERS).contains(&self.members.len())
+    }
+}
 
 /// Whether a slot's value is a stop.
 pub fn is_stop(value: &[u8]) -> bool {

@@ -49,10 +49,9 @@ mod zones;
 
 pub(crate) use latest::LatestPlacement;
 
-use crate::configuration::FIRST_CONFIGURATION;
-use crate::directory::DIRECTORY_GROUP;
-use bincode::{Decode, Encode};
-use selvedge_paxos::MAX_MEMBERS;
+pub use crate::configuration::ReplicaSet;
+
+use crate::configuration::DIRECTORY_GROUP;
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64;
@@ -117,25 +116,6 @@ pub enum RingError {
     Weight { id: GatewayId, weight: u32 },
 }
 
-/// The gateways that hold a shard in one of its configurations.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct ReplicaSet {
-    /// The number of the configuration. A higher one is later.
-    pub configuration: u32,
-    /// The members of the configuration, the preferred leader first. At most [`MAX_MEMBERS`].
-    pub members: Vec<GatewayId>,
-}
-
-impl ReplicaSet {
-    fn first(members: Vec<GatewayId>) -> Self {
-        Self { configuration: FIRST_CONFIGURATION, members }
-    }
-
-    fn is_sound(&self) -> bool {
-        (1..=MAX_MEMBERS).contains(&self.members.len())
-    }
-}
-
 /// The placement of a site's shards on its gateways. Look-ups allocate nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ring {
@@ -197,7 +177,7 @@ impl Ring {
         Ok(Self { replication, shards: placing.sets.iter().map(ids).collect(), directory })
     }
 
-    /// The same ring with these replica sets in place of its own. A set of no gateway or of more than [`MAX_MEMBERS`],
+    /// The same ring with these replica sets in place of its own. A set of no gateway or of more than [`selvedge_paxos::MAX_MEMBERS`],
     /// or of a shard that the site does not have, is left out.
     pub fn placed(&self, sets: impl IntoIterator<Item = (ShardId, ReplicaSet)>) -> Self {
         let mut placed = self.clone();

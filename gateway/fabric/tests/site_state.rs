@@ -80,7 +80,7 @@ fn a_silent_gateway_keeps_its_place_and_a_stranger_gets_none() {
 #[test]
 fn a_gateway_that_says_too_much_is_not_believed() {
     assert!(gateway(vec![replica(0, 1, None, 1)]).is_sound());
-    let many = gateway((0..1025).map(|s| replica(s, 1, None, 1)).collect());
+    let many = gateway((0..1026).map(|s| replica(s, 1, None, 1)).collect());
     let evil = GatewayDescription { trouble: Some("\u{1b}[2J".into()), ..gateway(vec![]) };
     let long = GatewayDescription { release: "x".repeat(401), ..gateway(vec![]) };
     for bad in [many, evil, long] {

@@ -48,7 +48,9 @@ impl Handler<Describe> for Describer {
 }
 
 async fn describe(overview: &Overview, log: &Recipient<GetLogFigures>, epoch: Instant) -> GatewayDescription {
-    let reports = overview.reports().await;
+    let groups = overview.group_reports().await;
+    let replicas = groups.iter().map(|r| (&r.status).into()).collect();
+    let reports: Vec<_> = groups.into_iter().filter(|r| !r.is_directory()).collect();
     let up = overview.up().await;
     let log = log.send(GetLogFigures).await.unwrap_or_default();
     GatewayDescription {
@@ -60,6 +62,6 @@ async fn describe(overview: &Overview, log: &Recipient<GetLogFigures>, epoch: In
         acked: overview.front.acked(),
         room: log.room,
         clock_sure: overview.clock.now().sure,
-        replicas: reports.iter().map(|r| (&r.status).into()).collect(),
+        replicas,
     }
 }

@@ -45,8 +45,15 @@ pub struct Overview {
 }
 
 impl Overview {
-    /// The state of each shard with a replica here.
+    /// The state of each shard with a replica here. The directory group is none.
     pub async fn reports(&self) -> Vec<ShardReport> {
+        let mut reports = self.group_reports().await;
+        reports.retain(|r| !r.is_directory());
+        reports
+    }
+
+    /// The state of each shard with a replica here, and of the directory group.
+    pub async fn group_reports(&self) -> Vec<ShardReport> {
         let replicas = self.replicas.all();
         let mut reports = Vec::with_capacity(replicas.len());
         for replica in replicas.values() {

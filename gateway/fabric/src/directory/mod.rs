@@ -88,6 +88,7 @@ mod relocation;
 mod requests;
 mod snapshot;
 
+pub use crate::configuration::DIRECTORY_GROUP;
 pub use command::{Announcement, DirectoryCommand, DirectoryItem, JoinRequest, RequestKey, UnsoundReplica};
 pub use configuration::ShardConfiguration;
 pub use gateway::{
@@ -120,9 +121,6 @@ use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::ElapsedMs;
 use snapshot::MAX_COUNT;
 use std::collections::BTreeMap;
-
-/// The directory group's number where groups are numbered like shards. No shard has this number.
-pub const DIRECTORY_GROUP: ShardId = ShardId(u16::MAX);
 
 /// The number of a group's configuration at genesis.
 pub const FIRST_CONFIGURATION: u32 = 1;

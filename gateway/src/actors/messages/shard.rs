@@ -1,6 +1,7 @@
 //! Messages to a shard's replica.
 
 use actix::Message;
+use selvedge_fabric::directory::DIRECTORY_GROUP;
 use selvedge_fabric::machine::{Fullness, Sizes};
 use selvedge_fabric::replica::Said;
 use selvedge_fabric::shard::{ShardEvent, Status};
@@ -37,4 +38,11 @@ pub struct ShardReport {
     pub sizes: Sizes,
     /// How much of each bound is used.
     pub fullness: Vec<Fullness>,
+}
+
+impl ShardReport {
+    /// Whether this is the replica of the directory group, which is no shard.
+    pub fn is_directory(&self) -> bool {
+        self.status.shard == DIRECTORY_GROUP.0
+    }
 }
