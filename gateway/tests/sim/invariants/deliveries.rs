@@ -34,7 +34,9 @@ pub struct Deliveries {
 }
 
 fn key(topic: &str, payload: &str) -> Key {
-    (topic.to_string(), payload.trim_end().to_string())
+    // Payloads are padded with spaces, some with many.
+    let end = payload.bytes().rposition(|byte| byte != b' ').map_or(0, |last| last + 1);
+    (topic.to_string(), payload[..end].to_string())
 }
 
 impl Deliveries {
