@@ -6,6 +6,7 @@
 
 use super::trace::Act;
 use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 const SECTOR_BYTES: usize = 512;
@@ -213,6 +214,8 @@ impl Disk {
                     // Trailing zeros become a hole, which takes no room.
                     let used = bytes.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
                     std::fs::write(&to, &bytes[..used]).unwrap();
+                    // Modes are not recorded, and a gateway refuses a key that others can read.
+                    std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o600)).unwrap();
                     std::fs::File::options()
                         .write(true)
                         .open(&to)
