@@ -33,7 +33,7 @@
 use crate::configuration::{Configuration, MAX_LEARNER_LAG_SLOTS, Stop};
 use crate::directory::{
     Announcement, DIRECTORY_GROUP, Directory, DirectoryCommand, DirectoryItem, DirectoryStep, GatewayRecord,
-    GatewayRole, GatewayState, Genesis, Seen, SeenGateway, SeenLearner, ShardConfiguration, plan,
+    GatewayRole, GatewayState, Genesis, Seen, SeenGateway, SeenLearner, ShardConfiguration, in_order, plan,
 };
 use crate::link::{Incarnation, KnownPeer};
 use crate::ring::ReplicaSet;
@@ -293,9 +293,7 @@ impl Steward {
             if view.configuration.number != known.number || m.is_done(known) || directory.is_paused() {
                 continue;
             }
-            let mut members = m.next_voters(known);
-            let wanted = directory.wanted(*shard);
-            members.sort_by_key(|g| wanted.iter().position(|w| w == g).unwrap_or(wanted.len()));
+            let members = in_order(m.next_voters(known), &directory.wanted(*shard));
             let lives = |g: &&GatewayId| self.up.contains(g) && directory.gateway(**g).is_some();
             let within_reach = members.iter().filter(lives).count();
             if within_reach <= members.len() / 2 {
@@ -330,12 +328,8 @@ impl Steward {
     }
 
     fn plan(&mut self, now_ms: u64, directory: &Directory) {
-        let is_wanted = |(shard, c): (ShardId, &ShardConfiguration)| {
-            let wanted = directory.wanted(shard);
-            c.voters.len() == wanted.len() && c.voters.iter().all(|g| wanted.contains(g))
-        };
         let all_active = directory.gateways().all(|(_, g)| g.state == GatewayState::Active);
-        if all_active && directory.moves().is_empty() && directory.configurations().all(is_wanted) {
+        if all_active && directory.moves().is_empty() && directory.misplaced().next().is_none() {
             return; // nothing is to be done
         }
         if self.begins(now_ms, Errand::Describe) {

@@ -106,6 +106,7 @@ pub use moves::{
 };
 pub use outcome::{DirectoryOutcome, DirectoryRefusal};
 pub use placement::Placement;
+pub(crate) use plan::in_order;
 pub use plan::{DRAIN_FIRST_MS, DirectoryStep, Seen, SeenGateway, SeenLearner, plan};
 pub use requests::MAX_REQUESTS_ENTRIES;
 pub use snapshot::{DIRECTORY_SNAPSHOT_VERSION, DirectoryRestoreError};
@@ -334,6 +335,14 @@ impl Directory {
             DIRECTORY_GROUP => directory_voters(&self.state.gateways, current),
             shard => shard_voters(&self.placement, &self.state.gateways, shard, current),
         }
+    }
+
+    /// The groups whose voters are not the wanted ones, the directory group last.
+    pub fn misplaced(&self) -> impl Iterator<Item = (ShardId, &ShardConfiguration)> {
+        self.configurations().filter(|(shard, c)| {
+            let wanted = self.wanted(*shard);
+            c.voters.len() != wanted.len() || c.voters.iter().any(|voter| !wanted.contains(voter))
+        })
     }
 
     /// The placement by the present gateways. Unlike [`wanted`](Self::wanted), it ignores the shards' present voters.

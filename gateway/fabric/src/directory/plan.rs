@@ -318,7 +318,7 @@ impl Planner<'_> {
 }
 
 /// Sorts voters into the wanted order; those that are not wanted come last.
-fn in_order(mut voters: Vec<GatewayId>, wanted: &[GatewayId]) -> Vec<GatewayId> {
+pub(crate) fn in_order(mut voters: Vec<GatewayId>, wanted: &[GatewayId]) -> Vec<GatewayId> {
     voters.sort_by_key(|g| wanted.iter().position(|w| w == g).unwrap_or(wanted.len()));
     voters
 }

@@ -20,7 +20,7 @@ pub async fn one(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Fail
     answer["site"] = json!(api.site);
     answer["answered_by"] = api.me.0.into();
     answer["gateways"] = directory.gateways().map(|(id, record)| gateway(&directory, id, record)).collect();
-    answer["misplaced"] = misplaced(&directory).map(|(shard, c)| group(&directory, shard, c)).collect();
+    answer["misplaced"] = directory.misplaced().map(|(shard, c)| group(&directory, shard, c)).collect();
     Ok(HttpResponse::Ok().json(answer))
 }
 
@@ -44,16 +44,8 @@ pub(super) fn summary(directory: &Directory) -> Value {
     json!({
         "slot": directory.slot(), "elapsed_ms": directory.elapsed().0, "level": directory.level(),
         "paused": directory.is_paused(), "rate_bytes_per_s": directory.rate_bytes_per_s(),
-        "group_count": directory.configurations().count(), "misplaced_count": misplaced(directory).count(),
+        "group_count": directory.configurations().count(), "misplaced_count": directory.misplaced().count(),
         "moves": moves,
-    })
-}
-
-/// The groups whose voters are not the wanted ones.
-fn misplaced(directory: &Directory) -> impl Iterator<Item = (ShardId, &ShardConfiguration)> {
-    directory.configurations().filter(|(shard, c)| {
-        let wanted = directory.wanted(*shard);
-        c.voters.len() != wanted.len() || c.voters.iter().any(|voter| !wanted.contains(voter))
     })
 }
 
@@ -167,7 +159,7 @@ pub(super) mod tests {
             "replicas": 5, "wanted_replicas": 0,
         });
         assert_eq!(shown, wanted);
-        let rows: Vec<_> = misplaced(&directory).map(|(shard, c)| group(&directory, shard, c)).collect();
+        let rows: Vec<_> = directory.misplaced().map(|(shard, c)| group(&directory, shard, c)).collect();
         assert_eq!(
             (&rows[3]["shard"], &rows[4]["shard"]),
             (&json!(3), &Value::Null),
