@@ -1,7 +1,8 @@
 //! The identity of this gateway: what `init` writes into its data folder, and what the gateway remembers of its
 //! peers.
 //!
-//! There are six small files, the first four in JSON that an operator can read:
+//! There are six small files, the first four in JSON that an operator can read, and `admission.json` if the gateway
+//! joined a running site ([`crate::admission`]):
 //! - `identity.json`: site, gateway, membership hash and this data folder's random incarnation. It is written once,
 //!   last of all, so that its presence means that `init` was completed.
 //! - `start.json`: how often the process was started; it is raised and on disk before the process sends anything.
@@ -138,6 +139,12 @@ pub enum IdentityError {
         /// Advice for the operator.
         help: &'static str,
     },
+    /// The settings have the gateway join, but it is one of its site's first.
+    #[error(
+        "{0} holds a gateway that is one of its site's first and did not join; remove gateway.join_token_file from its settings, or \
+         choose an empty data folder for a new gateway"
+    )]
+    Founder(PathBuf),
     /// Another process uses the directory.
     #[error("{0} is in use by another process; stop that one first")]
     InUse(PathBuf),
@@ -219,30 +226,9 @@ impl Identity {
     /// # Errors
     /// When it already belongs to a gateway, is in use, or can't be written.
     pub fn init(dir: &Path, expected: &Expected) -> Result<(), IdentityError> {
-        fs::create_dir_all(dir).map_err(|why| IdentityError::Io { file: dir.into(), why })?;
-        let _lock = lock(dir)?;
-        if Self::exists(dir) {
-            return Err(IdentityError::Exists(dir.into()));
-        }
-        write(dir, PEERS, &PeersFile { format: IDENTITY_VERSION, peers: BTreeMap::new() })?;
-        write(dir, START, &StartFile { format: IDENTITY_VERSION, start: 0 })?;
+        let _lock = lock_new(dir)?;
         make_key(dir)?;
-        let incarnation = Incarnation(u128::from_le_bytes(random()?));
-        let disk = RealDisk::open(dir).map_err(|why| IdentityError::Io { file: dir.into(), why })?;
-        Floor::create(Arc::new(disk), log_identity(incarnation))?;
-        let identity = IdentityFile {
-            format: IDENTITY_VERSION,
-            site: expected.site.to_string(),
-            gateway: expected.gateway.0,
-            incarnation: incarnation.to_string(),
-            membership: hex(&expected.membership),
-        };
-        write(dir, IDENTITY, &identity)?;
-        // The entry of the directory itself, in case it was just created.
-        match dir.canonicalize().ok().and_then(|d| d.parent().map(Path::to_path_buf)) {
-            Some(parent) => sync_dir(&parent),
-            None => Ok(()),
-        }
+        write_identity(dir, expected, random_incarnation()?)
     }
 
     /// Takes a directory into use: [`Identity::find`] and [`FoundIdentity::start`].
@@ -375,8 +361,45 @@ impl Identity {
     }
 }
 
+/// Locks a folder, made if there is none, that must not be a gateway's yet.
+pub(crate) fn lock_new(dir: &Path) -> Result<File, IdentityError> {
+    fs::create_dir_all(dir).map_err(|why| IdentityError::Io { file: dir.into(), why })?;
+    let lock = lock(dir)?;
+    if Identity::exists(dir) { Err(IdentityError::Exists(dir.into())) } else { Ok(lock) }
+}
+
+/// Draws an incarnation for a data folder.
+pub(crate) fn random_incarnation() -> Result<Incarnation, IdentityError> {
+    Ok(Incarnation(u128::from_le_bytes(random()?)))
+}
+
+/// Writes all that makes a locked folder, which has a key already, this gateway's.
+pub(crate) fn write_identity(
+    dir: &Path,
+    expected: &Expected,
+    incarnation: Incarnation,
+) -> Result<(), IdentityError> {
+    write(dir, PEERS, &PeersFile { format: IDENTITY_VERSION, peers: BTreeMap::new() })?;
+    write(dir, START, &StartFile { format: IDENTITY_VERSION, start: 0 })?;
+    let disk = RealDisk::open(dir).map_err(|why| IdentityError::Io { file: dir.into(), why })?;
+    Floor::create(Arc::new(disk), log_identity(incarnation))?;
+    let identity = IdentityFile {
+        format: IDENTITY_VERSION,
+        site: expected.site.to_string(),
+        gateway: expected.gateway.0,
+        incarnation: incarnation.to_string(),
+        membership: hex(&expected.membership),
+    };
+    write(dir, IDENTITY, &identity)?;
+    // The entry of the directory itself, in case it was just created.
+    match dir.canonicalize().ok().and_then(|d| d.parent().map(Path::to_path_buf)) {
+        Some(parent) => sync_dir(&parent),
+        None => Ok(()),
+    }
+}
+
 /// Writes a new key for this gateway's links.
-fn make_key(dir: &Path) -> Result<StaticKey, IdentityError> {
+pub(crate) fn make_key(dir: &Path) -> Result<StaticKey, IdentityError> {
     let key = StaticKey::new(random()?).ok_or(IdentityError::NoCurve)?;
     write(dir, LINK_KEY, &KeyFile { format: IDENTITY_VERSION, private: hex(key.private()).into() })?;
     tracing::info!(public = %key.public(), "made a key for the links of this gateway");
@@ -384,7 +407,7 @@ fn make_key(dir: &Path) -> Result<StaticKey, IdentityError> {
 }
 
 /// The key of this gateway's links, if the data folder has one.
-fn find_key(dir: &Path) -> Result<Option<StaticKey>, IdentityError> {
+pub(crate) fn find_key(dir: &Path) -> Result<Option<StaticKey>, IdentityError> {
     let file = dir.join(LINK_KEY);
     match File::open(&file) {
         Ok(open) => private::check_private(&open, &file).map_err(IdentityError::KeyOpenToOthers)?,
@@ -416,7 +439,7 @@ struct Format {
     format: u32,
 }
 
-fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<T, IdentityError> {
+pub(crate) fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<T, IdentityError> {
     let file = dir.join(name);
     let damaged = |why: String| IdentityError::Damaged { file: file.clone(), why };
     let mut text = String::new();
@@ -445,7 +468,7 @@ fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<T, IdentityError>
     }
 }
 
-fn write<T: Serialize>(dir: &Path, name: &str, value: &T) -> Result<(), IdentityError> {
+pub(crate) fn write<T: Serialize>(dir: &Path, name: &str, value: &T) -> Result<(), IdentityError> {
     let (file, beside) = (dir.join(name), dir.join(format!("{name}.new")));
     let io = |why| IdentityError::Io { file: file.clone(), why };
     let mut text = serde_json::to_vec_pretty(value).map_err(|e| io(e.into()))?;
@@ -471,17 +494,17 @@ fn random<const N: usize>() -> Result<[u8; N], IdentityError> {
 }
 
 /// Parses an incarnation or a mark.
-fn number(dir: &Path, name: &str, text: &str) -> Result<u128, IdentityError> {
+pub(crate) fn number(dir: &Path, name: &str, text: &str) -> Result<u128, IdentityError> {
     let bad = || damaged(dir, name, "an incarnation or a mark is not 32 hexadecimal digits");
     bytes(text).map(u128::from_be_bytes).ok_or_else(bad)
 }
 
-fn damaged(dir: &Path, name: &str, why: &str) -> IdentityError {
+pub(crate) fn damaged(dir: &Path, name: &str, why: &str) -> IdentityError {
     IdentityError::Damaged { file: dir.join(name), why: why.to_string() }
 }
 
 /// Parses exactly this many bytes of two hexadecimal digits each.
-fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
+pub(crate) fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digit = |at: usize| text.as_bytes().get(at).and_then(|b| char::from(*b).to_digit(16));
     let mut all = [0; N];
     for (i, byte) in all.iter_mut().enumerate() {

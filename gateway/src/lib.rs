@@ -6,6 +6,7 @@
 //! stands between the MQTT connections and the cores.
 
 pub mod actors;
+pub mod admission;
 mod departures;
 mod descriptors;
 pub mod front;

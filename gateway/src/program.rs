@@ -1,7 +1,7 @@
 //! `selvedge-gateway` as a program: its command line, its settings, and its log output.
 
 use crate::actors::wiring;
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{Entry, Settings, SettingsError};
 use clap::Parser;
 use rustix::fs::Mode;
 use rustix::process::umask;
@@ -29,6 +29,9 @@ struct Arguments {
     /// Keep the gateway's data in this folder (`gateway.data_dir`).
     #[arg(long, value_name = "FOLDER")]
     data_dir: Option<String>,
+    /// Join a running site with the one-time token in this file (`gateway.join_token_file`).
+    #[arg(long, value_name = "FILE")]
+    join: Option<String>,
     /// Set any other setting, such as `--set mqtt.bind=0.0.0.0:1883`; repeatable.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
@@ -44,6 +47,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let mut overrides = arguments.set;
+    overrides.extend(arguments.join.map(|file| ("gateway.join_token_file".to_string(), file)));
     overrides.extend(arguments.data_dir.map(|dir| ("gateway.data_dir".to_string(), dir)));
     let checked = Settings::load(arguments.config.as_deref(), &overrides).and_then(Settings::check);
     let checked = match checked {
@@ -57,13 +61,15 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         return ExitCode::from(2);
     }
     if arguments.check_config {
-        let site = &checked.settings.site;
-        println!(
-            "the settings are valid: gateway {} of {} in site {}",
-            checked.me,
-            site.gateways.len(),
-            site.name
-        );
+        let site = &checked.site;
+        match &checked.entry {
+            Entry::Founds { me, genesis, .. } => {
+                println!("the settings are valid: gateway {me} of {} in site {site}", genesis.gateways.len());
+            }
+            Entry::Joins { seeds, .. } => {
+                println!("the settings are valid: a gateway that joins site {site}, and asks {}", seeds.join(", "));
+            }
+        }
         return ExitCode::SUCCESS;
     }
     // Files that this process creates are for its own user only, whatever umask it inherited.

@@ -2,8 +2,9 @@
 
 use selvedge_config::SettingsLoadError;
 use selvedge_fabric::decode::{Decoder, TopicMapError, TopicRule, defaults_behind};
+use selvedge_fabric::directory::{FirstGateway, Genesis, MAX_ZONE_BYTES};
 use selvedge_fabric::machine::{BadRule, CountingRules};
-use selvedge_fabric::ring::{DEFAULT_REPLICAS, DEFAULT_SHARDS, Member, Ring, RingError};
+use selvedge_fabric::ring::{DEFAULT_REPLICAS, DEFAULT_SHARDS, MAX_GATEWAYS, RingError};
 use selvedge_guard::access::{Access, Door, Scope, TokenSettings, WrongDoor};
 use selvedge_guard::private::read_secret;
 use selvedge_seal::{SecretError, SiteSecret};
@@ -30,7 +31,7 @@ pub struct Settings {
     /// Where operators and programs send requests.
     pub http: Http,
     /// Where the other gateways connect to.
-    pub peer: Bind,
+    pub peer: Peer,
     /// The broker that carries results to the nodes.
     pub uplink: UplinkTo,
     /// How readings are counted. May be changed: the site's leaders make changed rules known.
@@ -50,7 +51,11 @@ pub struct Site {
     pub name: String,
     /// A file with the site's secret: 64 hexadecimal digits.
     pub secret_file: PathBuf,
+    /// The gateways with which the site begins. Gateways that join later are not listed.
     pub gateways: Vec<SiteGateway>,
+    /// For a gateway that joins: addresses (host and port) where gateways of the site listen for each other, any of which it
+    /// asks. Empty: those of `site.gateways`.
+    pub seeds: Vec<String>,
     /// The number of shards over which the site's streams are spread.
     pub shards: u16,
     /// The number of gateways that keep each shard.
@@ -77,8 +82,14 @@ fn one() -> u32 {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Own {
-    /// Its number in the site.
+    /// Its number in the site. A gateway that joins gets its number from the site, whatever this says.
     pub id: u16,
+    /// A file with a one-time token (`selvedge gateway invite`): this gateway joins a running site instead of being one of its
+    /// first. Once it has joined, the file is not read any more, and this may stay set.
+    pub join_token_file: PathBuf,
+    /// Gateways with the same zone are likely to fail together, so that a shard's replicas are spread over zones. Empty: it
+    /// shares no zone.
+    pub zone: String,
     /// The folder of its log, snapshots, batches and identity.
     pub data_dir: PathBuf,
     /// Thread layout for this many cores; 0 uses all that are available.
@@ -124,11 +135,14 @@ pub struct Http {
     pub hosts: Vec<String>,
 }
 
-/// An address to listen on, for gateways of the site.
+/// Where the other gateways connect to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Bind {
+#[serde(deny_unknown_fields, default)]
+pub struct Peer {
     pub bind: SocketAddr,
+    /// Host and port at which the other gateways reach this one. Empty: what `site.gateways` says, or, for a gateway that joins,
+    /// `bind`.
+    pub advertise: String,
 }
 
 /// The broker that carries results to the nodes.
@@ -172,7 +186,7 @@ impl Default for Settings {
             gateway: Own::default(),
             mqtt: Mqtt::default(),
             http: Http { bind: local(8081), open: false, tokens: Vec::new(), hosts: Vec::new() },
-            peer: Bind { bind: local(7081) },
+            peer: Peer::default(),
             uplink: UplinkTo::default(),
             rules: CountingRules::default(),
             topics: Vec::new(),
@@ -188,15 +202,23 @@ impl Default for Site {
             name: "site".into(),
             secret_file: "site-secret".into(),
             gateways: vec![SiteGateway { id: 1, peer: "127.0.0.1:7081".into(), weight: 1 }],
+            seeds: Vec::new(),
             shards: DEFAULT_SHARDS,
             replicas: DEFAULT_REPLICAS,
         }
     }
 }
 
+impl Default for Peer {
+    fn default() -> Self {
+        Self { bind: SocketAddr::from(([127, 0, 0, 1], 7081)), advertise: String::new() }
+    }
+}
+
 impl Default for Own {
     fn default() -> Self {
-        Self { id: 1, data_dir: "data".into(), threads: 0 }
+        let (join_token_file, zone) = (PathBuf::new(), String::new());
+        Self { id: 1, join_token_file, zone, data_dir: "data".into(), threads: 0 }
     }
 }
 
@@ -292,11 +314,8 @@ pub struct Checked {
     /// The settings as they were read.
     pub settings: Settings,
     pub site: SiteId,
-    pub me: GatewayId,
-    /// Where the site's gateways listen for each other: host and port.
-    pub peers: BTreeMap<GatewayId, String>,
-    /// The placement of shards on gateways.
-    pub ring: Ring,
+    /// How this gateway comes to its site.
+    pub entry: Entry,
     /// Topic map and payload decoders.
     pub decoder: Decoder,
     pub secret: SiteSecret,
@@ -304,8 +323,35 @@ pub struct Checked {
     pub password: Option<String>,
     /// Which requests over HTTP are allowed.
     pub access: Access,
-    /// A hash of the site's name, members, shards and replicas, equal on all its gateways.
-    pub membership: [u8; 32],
+}
+
+/// How a gateway comes to its site.
+pub enum Entry {
+    /// The settings begin the site with it.
+    Founds {
+        me: GatewayId,
+        genesis: Genesis,
+        /// Where the site's gateways listen for each other, as this one reaches them.
+        peers: BTreeMap<GatewayId, String>,
+    },
+    /// It joins a running site with a token, or did so before; its data folder says which.
+    Joins {
+        /// Where gateways of the site listen for each other.
+        seeds: Vec<String>,
+        /// Where this gateway is reached by the others.
+        address: String,
+    },
+}
+
+/// A hash of what all gateways of a site agree on for good: its name, and the gateways, shards and replicas with which
+/// it began.
+pub fn membership_hash(site: &SiteId, genesis: &Genesis) -> [u8; 32] {
+    let mut facts: Vec<_> = genesis.gateways.iter().map(|g| (g.id.0, g.weight)).collect();
+    facts.sort_unstable();
+    let facts = frame::encode(1, &(site.clone(), genesis.shards, genesis.replicas as u64, facts));
+    let mut hash = [0; 32];
+    hash.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, &facts).as_ref());
+    hash
 }
 
 fn text(key: &str, found: &str, right: &str) -> SettingsError {
@@ -327,6 +373,21 @@ fn is_peer_host(host: &str) -> bool {
 fn address(host: &str) -> Option<IpAddr> {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     bare.parse().ok()
+}
+
+/// Checks an address at which a gateway is reached by others.
+fn check_peer(key: &str, peer: &str) -> Result<(), SettingsError> {
+    let wrong = |right: &str| Err(text(key, peer, right));
+    let port = |p: &str| p.parse::<u16>().is_ok_and(|p| p > 0);
+    let Some((host, _)) = peer.rsplit_once(':').filter(|(host, p)| is_peer_host(host) && port(p)) else {
+        return wrong("give host and port, such as 10.0.0.11:7081 or [fd00::11]:7081");
+    };
+    if address(host).is_some_and(|ip| ip.is_unspecified()) {
+        return wrong(
+            "no gateway can be reached at that address; give the one that the other gateways connect to",
+        );
+    }
+    Ok(())
 }
 
 /// Whether two listeners can't have these addresses at the same time.
@@ -367,23 +428,62 @@ impl Settings {
     /// Checks the addresses by which the site's gateways reach each other.
     fn check_peers(&self) -> Result<(), SettingsError> {
         for (i, gateway) in self.site.gateways.iter().enumerate() {
-            let peer = gateway.peer.as_str();
-            let wrong = |right: &str| Err(text(&format!("site.gateways[{i}].peer"), peer, right));
-            let port = |p: &str| p.parse::<u16>().is_ok_and(|p| p > 0);
-            let Some((host, _)) = peer.rsplit_once(':').filter(|(host, p)| is_peer_host(host) && port(p))
-            else {
-                return wrong("give host and port, such as 10.0.0.11:7081 or [fd00::11]:7081");
-            };
-            if address(host).is_some_and(|ip| ip.is_unspecified()) {
-                return wrong(
-                    "no gateway can be reached at that address; give the one that the other gateways connect to",
-                );
-            }
+            let (key, peer) = (format!("site.gateways[{i}].peer"), gateway.peer.as_str());
+            check_peer(&key, peer)?;
             if self.site.gateways.iter().take(i).any(|other| other.peer.eq_ignore_ascii_case(peer)) {
-                return wrong("another gateway of the site has that address; give each its own");
+                let right = "another gateway of the site has that address; give each its own";
+                return Err(text(&key, peer, right));
             }
         }
+        for (i, seed) in self.site.seeds.iter().enumerate() {
+            check_peer(&format!("site.seeds[{i}]"), seed)?;
+        }
+        if self.site.seeds.len() > MAX_GATEWAYS {
+            let (value, right) = (self.site.seeds.len() as u64, "at most 64 addresses");
+            return Err(SettingsError::Number { key: "site.seeds", value, right });
+        }
+        if !self.peer.advertise.is_empty() {
+            check_peer("peer.advertise", &self.peer.advertise)?;
+        }
+        let zone = &self.gateway.zone;
+        if zone.len() > MAX_ZONE_BYTES || zone.chars().any(char::is_control) {
+            let right = format!("give at most {MAX_ZONE_BYTES} bytes without control characters");
+            return Err(text("gateway.zone", zone, &right));
+        }
         Ok(())
+    }
+
+    /// How this gateway comes to its site.
+    fn entry(&self) -> Result<Entry, SettingsError> {
+        if !self.gateway.join_token_file.as_os_str().is_empty() {
+            let listed = || self.site.gateways.iter().map(|g| g.peer.clone()).collect();
+            let seeds = if self.site.seeds.is_empty() { listed() } else { self.site.seeds.clone() };
+            let bind = self.peer.bind;
+            let address = match self.peer.advertise.as_str() {
+                "" if bind.ip().is_unspecified() => {
+                    let right = "give host and port at which the other gateways reach this one, such as 10.0.0.14:7081: peer.bind \
+                                 takes all of its addresses, and names none";
+                    return Err(text("peer.advertise", "", right));
+                }
+                "" => bind.to_string(),
+                advertised => advertised.to_string(),
+            };
+            return Ok(Entry::Joins { seeds, address });
+        }
+        let first =
+            |g: &SiteGateway| FirstGateway { id: GatewayId(g.id), weight: g.weight, peer: g.peer.clone() };
+        let genesis = Genesis {
+            shards: self.site.shards,
+            replicas: self.site.replicas,
+            gateways: self.site.gateways.iter().map(first).collect(),
+        };
+        genesis.ring()?;
+        let me = GatewayId(self.gateway.id);
+        if !genesis.gateways.iter().any(|g| g.id == me) {
+            return Err(SettingsError::NotOfTheSite(me.0, genesis.gateways.iter().map(|g| g.id.0).collect()));
+        }
+        let peers = genesis.gateways.iter().map(|g| (g.id, g.peer.clone())).collect();
+        Ok(Entry::Founds { me, genesis, peers })
     }
 
     /// Checks that no two listeners of this gateway share an address, and that the broker is not one of them.
@@ -431,13 +531,7 @@ impl Settings {
     /// The first setting that is wrong.
     pub fn check(self) -> Result<Checked, SettingsError> {
         let site = SiteId::new(self.site.name.clone())?;
-        let members: Vec<_> =
-            self.site.gateways.iter().map(|g| Member { id: GatewayId(g.id), weight: g.weight }).collect();
-        let ring = Ring::new(self.site.shards, &members, self.site.replicas)?;
-        let me = GatewayId(self.gateway.id);
-        if !members.iter().any(|m| m.id == me) {
-            return Err(SettingsError::NotOfTheSite(me.0, members.iter().map(|m| m.id.0).collect()));
-        }
+        let entry = self.entry()?;
         self.rules.validate()?;
         self.rules.validate_overrides()?;
         let mut topics = self.topics.clone();
@@ -474,13 +568,6 @@ impl Settings {
             true => None,
             false => Some(read_secret(&self.uplink.password_file).map_err(SettingsError::Password)?),
         };
-        let mut facts: Vec<_> = self.site.gateways.iter().map(|g| (g.id, g.weight)).collect();
-        facts.sort_unstable();
-        let facts = frame::encode(1, &(site.clone(), self.site.shards, self.site.replicas as u64, facts));
-        let digest = ring::digest::digest(&ring::digest::SHA256, &facts);
-        let mut membership = [0; 32];
-        membership.copy_from_slice(digest.as_ref());
-        let peers = self.site.gateways.iter().map(|g| (GatewayId(g.id), g.peer.clone())).collect();
-        Ok(Checked { site, me, peers, ring, decoder, secret, password, access, membership, settings: self })
+        Ok(Checked { site, entry, decoder, secret, password, access, settings: self })
     }
 }

@@ -1,4 +1,5 @@
-//! A site of real gateways that loses some of them for good: one is drained and removed, another dies and is removed.
+//! Sites of real gateways that lose some of them for good, and get new ones: gateways are drained and removed, die and are
+//! removed or replaced, and join.
 //! Everything that was acknowledged is still counted, exactly once, on the gateways that stay, also after all of these
 //! were killed.
 
@@ -8,8 +9,12 @@ mod clients;
 mod site;
 
 use clients::{Publisher, read};
-use serde_json::Value;
+use serde_json::{Value, json};
 use site::{Plan, until};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Devices whose readings are counted one by one.
@@ -52,12 +57,98 @@ fn is_settled(plan: &Plan, i: usize) -> bool {
     directory["misplaced_count"] == 0 && directory["moves"].as_array().is_some_and(Vec::is_empty)
 }
 
+/// Waits until every reading is counted, and fails if one is counted twice.
+fn counted(plan: &Plan, at: &[usize], published: &[u32]) {
+    for (set, elements) in (0..).zip(published) {
+        let all = (1u64 << elements) - 1;
+        until(&format!("set {set} is counted whole"), || {
+            read(plan.http[at[set as usize % at.len()]], &format!("set-{set}")).is_ok_and(|found| {
+                assert_eq!(found & !all, 0, "more than was sent");
+                found == all
+            })
+        });
+    }
+}
+
 fn order(plan: &Plan, i: usize, method: &str, path: &str) {
     until(&format!("{method} {path} is done"), || {
         let (status, answer) = plan.order(i, method, path);
         assert!(status != 409, "{answer}");
         status == 200
     });
+}
+
+/// An invitation's token, written where gateway `i`, which is to join with it, looks for it.
+fn invite(plan: &Plan, at: usize, i: usize, admits: &Value) {
+    let mut token = Value::Null;
+    until("an invitation is open", || {
+        let (status, mut answer) = plan.post(at, "/v1/invitations", admits);
+        assert!(status != 409, "{answer}");
+        token = answer["token"].take();
+        status == 200
+    });
+    let token = token.as_str().unwrap();
+    assert_eq!(token.len(), 64);
+    private(&plan.token_file(i), token);
+}
+
+/// Writes a file that only its owner may read.
+fn private(path: &Path, text: &str) {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(true).write(true).mode(0o600);
+    options.open(path).unwrap().write_all(text.as_bytes()).unwrap();
+}
+
+/// All boxes of a site are exchanged, one after the other, while devices publish: one box dies with its disk and is
+/// replaced, one is drained, the third is replaced while it runs. No gateway with which the site began is left.
+#[test]
+fn every_box_of_a_site_is_replaced_and_nothing_is_lost() {
+    let plan = Plan::growing(3, 6);
+    let mut running: Vec<_> = (0..3).map(|i| Some(plan.started(i))).collect();
+    running.resize_with(6, || None);
+    until("all gateways are ready", || (0..3).all(|i| plan.is_ready(i)));
+    until("the directory has begun", || plan.json(0, "/v1/directory")["gateways"].is_array());
+
+    let stop = AtomicBool::new(false);
+    let all: Vec<usize> = (0..6).collect();
+    let published = std::thread::scope(|scope| {
+        let publishing = scope.spawn(|| publish_all(&plan, &all, &stop));
+        // Dies for good.
+        running[0] = None;
+        std::fs::remove_dir_all(plan.data(0)).unwrap();
+        invite(&plan, 1, 3, &json!({ "replaces": 1 }));
+        running[3] = Some(plan.started(3));
+        until("gateway 4 has taken its place", || record(&plan, 1, 1) == Value::Null && is_settled(&plan, 1));
+        assert_eq!(record(&plan, 1, 4)["state"], "active");
+
+        // The site grows, and shrinks again.
+        invite(&plan, 1, 4, &json!({}));
+        running[4] = Some(plan.started(4));
+        until("gateway 5 is active", || record(&plan, 1, 5)["state"] == "active");
+        order(&plan, 1, "POST", "/v1/gateways/2/drain");
+        until("gateway 2 holds nothing", || record(&plan, 3, 2)["replicas"] == 0);
+        order(&plan, 3, "DELETE", "/v1/gateways/2");
+        running[1] = None;
+        until("no replica is out of place", || is_settled(&plan, 3));
+
+        // Runs while it is replaced.
+        invite(&plan, 3, 5, &json!({ "replaces": 3 }));
+        running[5] = Some(plan.started(5));
+        until("gateway 6 has taken its place", || record(&plan, 4, 3) == Value::Null && is_settled(&plan, 4));
+        running[2] = None;
+        stop.store(true, Ordering::Relaxed);
+        publishing.join().unwrap()
+    });
+
+    let stay = [3, 4, 5];
+    let check = || counted(&plan, &stay, &published);
+    check();
+    stay.iter().for_each(|i| running[*i] = None);
+    // No token is needed again.
+    stay.iter().for_each(|i| std::fs::remove_file(plan.token_file(*i)).unwrap());
+    stay.iter().for_each(|i| running[*i] = Some(plan.started(*i)));
+    until("those that stay are ready", || stay.iter().all(|i| plan.is_ready(*i)));
+    check();
 }
 
 #[test]
@@ -84,17 +175,7 @@ fn a_gateway_is_emptied_and_removed_and_a_dead_one_is_removed_and_nothing_is_los
         publishing.join().unwrap()
     });
 
-    let check = || {
-        for (set, elements) in (0..).zip(&published) {
-            let all = (1u64 << elements) - 1;
-            until(&format!("set {set} is counted whole"), || {
-                read(plan.http[stay[set as usize % 3]], &format!("set-{set}")).is_ok_and(|found| {
-                    assert_eq!(found & !all, 0, "more than was sent");
-                    found == all
-                })
-            });
-        }
-    };
+    let check = || counted(&plan, &stay, &published);
     check();
     // What was chosen since the site began is on the disks of those that stay.
     stay.iter().for_each(|i| running[*i] = None);

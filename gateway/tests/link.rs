@@ -122,6 +122,7 @@ fn start(dir: &Path, me: u16, listener: TcpListener, peers: &[(u16, SocketAddr)]
         status: receiver.recipient(),
         clock: Arc::new(SiteClock::new(id(me), peers.iter().map(|(p, _)| id(*p)))),
         room: Arc::new(SiteRoom::new(id(me))),
+        admission: Admits(o.admits).start().recipient(),
     };
     let links = link::start(settings, &arbiter.handle()).unwrap();
     Gateway { arbiter: Some(arbiter), key, links, events, gate }

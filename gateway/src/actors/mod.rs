@@ -18,6 +18,7 @@
 //! | switch, shards | `ShardEvents` of peers and of this gateway's questions | `try_send`: a failure loses them as a link may, which every protocol between replicas and gateways tolerates; it is counted as `selvedge_shard_behind_total` |
 //! | switch, shards and forwarder | which gateways are up, clocks, room | one change in 200 ms, and one for each change of a link |
 //! | directory, forwarder and switch | `PlacementChanged` | one for each change of the directory |
+//! | links, admission | `AskToJoin` | one for each unauthenticated connection ([`link::MAX_UNAUTHENTICATED_CONNECTIONS`]) |
 //! | steward, host, shards and forwarder | `HoldReplica`, `ShardEvents` of moves, orders | one of each for each shard in a second ([`selvedge_fabric::steward::AGAIN_MS`]); orders: [`orders`] |
 //! | shards, steward | `ReplicaIs`, `DirectoryIs` | one in a shard's turn, when its configuration, its leadership or the directory changed |
 //! | host, log and switch | `ReplicaMade` | one for each replica that is made |
@@ -32,10 +33,12 @@
 //! | host, log and switch | `ReplicaMade` | one for each replica that is made ([`replicas::MAX_REPLICAS_ENTRIES`]) |
 //! | wiring, all | `ForwarderWays`, `SwitchWays`, `UplinkWays` | once |
 
+pub mod admission;
 pub mod clock;
 pub mod departures;
 mod describer;
 pub mod directory_copy;
+mod directory_orders;
 pub mod forwarder;
 pub mod fullness;
 pub mod host;

@@ -1,6 +1,7 @@
 //! Puts a gateway together: opens what is on disk, recovers the replicas, starts the actors and the MQTT listener, and
 //! stops them again. This is the only file that names all actors.
 
+use crate::actors::admission::{AdmissionActor, token_of};
 use crate::actors::clock::SiteClock;
 use crate::actors::departures::{Bounds, DepartureDesk};
 use crate::actors::describer::Describer;
@@ -8,8 +9,9 @@ use crate::actors::directory_copy::DirectoryCopy;
 use crate::actors::forwarder::{Forwarder, ForwarderWays};
 use crate::actors::host::{HostWays, ReplicaHost};
 use crate::actors::http::{Api, access, browser, routes};
-use crate::actors::link::{self, LinkKey, LinkSettings};
+use crate::actors::link::{self, JoinRefused, LinkKey, LinkSettings};
 use crate::actors::log::LogActor;
+use crate::actors::messages::host::HoldReplica;
 use crate::actors::metric_help::describe_metrics;
 use crate::actors::replicas::{ReplicaWays, Replicas};
 use crate::actors::report::{Overview, Reporter};
@@ -20,31 +22,33 @@ use crate::actors::supervisor::{SupervisedPart, Supervisor};
 use crate::actors::switch::{Switch, SwitchWays};
 use crate::actors::uplink::{UplinkActor, UplinkSettings, UplinkWays};
 use crate::actors::ways::{FrontWays, Ways};
+use crate::admission::{Admission, Candidate};
 use crate::descriptors;
 use crate::front::Front;
 use crate::identity::{Expected, Identity, IdentityError, log_identity};
-use crate::settings::{Checked, Site, SiteGateway};
+use crate::settings::{Checked, Entry, Settings, SettingsError, membership_hash};
 use actix::{Actor, Addr, AsyncContext, Context};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use selvedge_fabric::directory::{
-    Announcement, DIRECTORY_GROUP, FIRST_LEVEL, FirstGateway, GatewayAddresses, Genesis,
+    Announcement, DIRECTORY_GROUP, FIRST_CONFIGURATION, FIRST_LEVEL, GatewayAddresses, Genesis,
 };
 use selvedge_fabric::forward::{Forward, PIPELINE_BYTES};
-use selvedge_fabric::link::KnownPeer;
+use selvedge_fabric::link::{JoinQuestion, KnownPeer};
 use selvedge_fabric::machine::Origin;
 use selvedge_fabric::replica::SHELF_BYTES;
 use selvedge_fabric::ring::Member;
 use selvedge_fabric::steward::Steward;
 use selvedge_guard::browser::Browsers;
 use selvedge_guard::log_limit::SharedLogLimit;
-use selvedge_guard::private;
+use selvedge_guard::private::{self, read_secret};
 use selvedge_log::storage::{self, Folders, LogKeeper, OpenError, ReadStorage, ReplicaSettings};
 use selvedge_log::{LogError, LogOptions, RealDisk, Scrubber};
 use selvedge_mqtt::{ConnectionLimits, Listener, ListenerConfig};
 use selvedge_seal::{SealError, link_psk};
-use selvedge_types::ids::GatewayId;
+use selvedge_types::ids::{GatewayId, SiteId};
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -91,6 +95,15 @@ pub enum StartError {
     /// The replicas can't be opened from what is on disk.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The file with the token to join with can't be used.
+    #[error("gateway.join_token_file: {0}")]
+    Token(String),
+    /// The site does not admit this gateway.
+    #[error(transparent)]
+    Join(#[from] JoinRefused),
+    /// The site's first gateways do not fit together.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// Keys or random numbers can't be made.
     #[error(transparent)]
     Seal(#[from] SealError),
@@ -129,12 +142,11 @@ fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartErro
 /// # Errors
 /// Why it does not start.
 pub async fn run(checked: Checked) -> Result<(), StartError> {
-    let Checked { settings, site, me, peers, ring, decoder, secret, password, access, membership } = checked;
+    let Checked { settings, site, entry, decoder, secret, password, access } = checked;
     let metrics =
         PrometheusBuilder::new().install_recorder().map_err(|e| StartError::Metrics(e.to_string()))?;
     describe_metrics();
     let epoch = Instant::now();
-    let ring = Arc::new(ring);
 
     // All ports first: a port that is taken is an error before anything is written.
     let peer_listener = bind(settings.peer.bind, "peer.bind")?;
@@ -169,12 +181,12 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
 
     let dir = &settings.gateway.data_dir;
     private::own_folder(dir).map_err(|error| StartError::File { path: dir.clone(), error })?;
-    let expected = Expected { site: site.clone(), gateway: me, membership };
-    if !Identity::exists(dir) {
-        Identity::init(dir, &expected)?;
-        tracing::info!(data_dir = %dir.display(), "a new gateway: wrote its identity");
-    }
-    let found = Identity::find(dir, &expected)?;
+    let psk = LinkKey::new(link_psk(&secret, &site));
+    let Belonging { me, genesis, peers, addresses, reached_at } =
+        belong(&settings, &site, entry, &psk).await?;
+    let membership = membership_hash(&site, &genesis);
+    let found = Identity::find(dir, &Expected { site: site.clone(), gateway: me, membership })?;
+    let ring = Arc::new(genesis.ring().map_err(SettingsError::from)?);
     let (read, scrubber) = read_disk(dir, &settings, log_identity(found.incarnation()))?;
     let replica_settings = ReplicaSettings {
         rules: Arc::new(settings.rules.clone()),
@@ -186,9 +198,10 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         incarnation: u128::from_le_bytes(selvedge_seal::random()?),
         shelf_bytes: SHELF_BYTES,
     };
-    // Every gateway has a replica of the directory group, whether or not it votes there.
     let mut groups = read.shards(me, &ring)?;
-    groups.insert(DIRECTORY_GROUP);
+    if ring.replicas(DIRECTORY_GROUP).contains(&me) {
+        groups.insert(DIRECTORY_GROUP);
+    }
     let disk = read.open_shards(me, groups, &ring, &replica_settings, &mut || fastrand::u64(..))?;
     // The start is counted only now: a release that can't read the files has changed nothing.
     let identity = found.start()?;
@@ -214,7 +227,6 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let forward = Forward::new(origin, ring.clone(), PIPELINE_BYTES);
     let forwarder = Forwarder::new(me, forward, front.clone(), epoch).start();
     let switch = Switch::new(me, ring.clone(), front.clone(), epoch, clock.clone(), room.clone()).start();
-    let psk = LinkKey::new(link_psk(&secret, &site));
     // Random, so that nobody can guess it and take the uplink's place at the broker.
     let client_id =
         format!("selvedge-{site}-{}-{:032x}", me.0, u128::from_le_bytes(selvedge_seal::random()?));
@@ -272,30 +284,38 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         log_limit: SharedLogLimit::default(),
     }
     .start();
+    // Every gateway has a replica of the directory group, whether or not it votes there.
+    host.do_send(HoldReplica { shard: DIRECTORY_GROUP, configuration: FIRST_CONFIGURATION });
     let threads = Threads::of(settings.gateway.threads);
     let links_arbiter = match threads.links {
         true => actix::Arbiter::new().handle(),
         false => actix::Arbiter::current(),
     };
-    let addresses = peers.clone();
-    let announcement = settings.site.gateways.iter().find(|g| g.id == me.0).map(|own| Announcement {
+    let announcement = Announcement {
         gateway: me,
         incarnation: identity.incarnation().0,
         key: identity.public_key(),
-        addresses: GatewayAddresses { peer: own.peer.clone(), ..GatewayAddresses::default() },
-        zone: None,
+        addresses: GatewayAddresses { peer: reached_at, ..GatewayAddresses::default() },
+        zone: zone(&settings),
         level: FIRST_LEVEL,
-    });
+    };
+    let admission = AdmissionActor {
+        ways: ways.clone(),
+        directory: directory.clone(),
+        genesis: genesis.clone(),
+    };
+    let admission = admission.start();
     let links = link::start(
         LinkSettings {
             identity: Arc::new(Mutex::new(identity)),
             key: psk,
             listener: peer_listener,
-            peers: peers.into_iter().map(|(peer, at)| (peer, KnownPeer::at(at))).collect(),
+            peers,
             inbound: switch.clone().recipient(),
             status: switch.clone().recipient(),
             clock: clock.clone(),
             room: room.clone(),
+            admission: admission.clone().recipient(),
         },
         &links_arbiter,
     )
@@ -312,7 +332,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         room,
         copy: directory.clone(),
     };
-    let core = Steward::new(me, genesis(&settings.site), announcement);
+    let core = Steward::new(me, genesis.clone(), Some(announcement));
     let steward = steward.run(StewardActor::new(core, ring.clone(), ways_of_steward));
     forwarder.do_send(ForwarderWays { replicas: replicas.clone(), peers: switch.clone().recipient() });
     let overview = Overview {
@@ -349,6 +369,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         part("the describer", describer),
         part("the host of replicas", host),
         part("the steward", steward),
+        part("the admission of gateways", admission),
     ];
     Supervisor::new(parts, replicas).start();
     ways.connect(FrontWays {
@@ -396,8 +417,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         return Err(StartError::Address { address: settings.mqtt.bind, key: "mqtt.bind", error });
     }
 
-    let members: Vec<_> =
-        settings.site.gateways.iter().map(|g| Member { id: GatewayId(g.id), weight: g.weight }).collect();
+    let members: Vec<_> = genesis.gateways.iter().map(|g| Member { id: g.id, weight: g.weight }).collect();
     let reporter = Reporter {
         me,
         start,
@@ -477,15 +497,65 @@ fn ways_of(replica: &Addr<ShardActor>) -> ReplicaWays {
     }
 }
 
-/// The site as its settings begin it.
-fn genesis(site: &Site) -> Genesis {
-    let first =
-        |g: &SiteGateway| FirstGateway { id: GatewayId(g.id), weight: g.weight, peer: g.peer.clone() };
-    Genesis {
-        shards: site.shards,
-        replicas: site.replicas,
-        gateways: site.gateways.iter().map(first).collect(),
-    }
+/// What a gateway knows of its place in the site when it starts.
+struct Belonging {
+    me: GatewayId,
+    /// How the site began.
+    genesis: Genesis,
+    /// The gateways to have links with until there is a copy of the directory.
+    peers: BTreeMap<GatewayId, KnownPeer>,
+    /// The addresses that the settings give for other gateways.
+    addresses: BTreeMap<GatewayId, String>,
+    /// Where the others reach this gateway.
+    reached_at: String,
+}
+
+/// Finds out as which gateway this process runs. A new data folder gets its identity: from the settings, or from the site
+/// that it joins, which may take until the site answers.
+async fn belong(
+    settings: &Settings,
+    site: &SiteId,
+    entry: Entry,
+    psk: &LinkKey,
+) -> Result<Belonging, StartError> {
+    let dir = &settings.gateway.data_dir;
+    let (seeds, reached_at) = match entry {
+        Entry::Founds { me, genesis, peers: addresses } => {
+            if !Identity::exists(dir) {
+                let membership = membership_hash(site, &genesis);
+                Identity::init(dir, &Expected { site: site.clone(), gateway: me, membership })?;
+                tracing::info!(data_dir = %dir.display(), "a new gateway: wrote its identity");
+            }
+            let own = addresses.get(&me).cloned().unwrap_or_default();
+            let advertised = settings.peer.advertise.clone();
+            let reached_at = if advertised.is_empty() { own } else { advertised };
+            let peers = addresses.iter().map(|(peer, at)| (*peer, KnownPeer::at(at.clone()))).collect();
+            return Ok(Belonging { me, genesis, peers, addresses, reached_at });
+        }
+        Entry::Joins { seeds, address } => (seeds, address),
+    };
+    let admission = if Identity::exists(dir) {
+        Admission::find(dir)?
+    } else {
+        let candidate = Candidate::open(dir)?;
+        let file = &settings.gateway.join_token_file;
+        let token = read_secret(file).map_err(StartError::Token)?;
+        let token = token_of(&token).ok_or_else(|| {
+            StartError::Token(format!("{} does not hold a token, which has 64 hexadecimal digits", file.display()))
+        })?;
+        let addresses = GatewayAddresses { peer: reached_at.clone(), ..GatewayAddresses::default() };
+        let mut question = JoinQuestion::new(site.to_string(), token, candidate.incarnation(), addresses);
+        question.zone = zone(settings);
+        let answer = link::ask_to_join(&seeds, psk, candidate.static_key(), &question).await?;
+        tracing::info!(gateway = %answer.gateway, "the site has admitted this gateway");
+        candidate.admitted(site, answer)?
+    };
+    let Admission { gateway: me, genesis, peers } = admission;
+    Ok(Belonging { me, genesis, peers, addresses: BTreeMap::new(), reached_at })
+}
+
+fn zone(settings: &Settings) -> Option<String> {
+    Some(settings.gateway.zone.clone()).filter(|zone| !zone.is_empty())
 }
 
 fn part<A: Actor>(name: &str, address: Addr<A>) -> SupervisedPart {
@@ -509,7 +579,7 @@ async fn wait_for_signal() {
 
 fn read_disk(
     dir: &Path,
-    settings: &crate::settings::Settings,
+    settings: &Settings,
     identity: [u8; 16],
 ) -> Result<(ReadStorage, Scrubber), StartError> {
     let folder = |name: &str| {

@@ -27,15 +27,21 @@ pub struct Plan {
 impl Plan {
     /// Writes the settings of `count` gateways.
     pub fn new(count: usize) -> Self {
-        Self::settings(count, None)
+        Self::settings(count, count, None)
+    }
+
+    /// Writes the settings of `count` gateways, of which the first ones begin the site and the others join it. Each of
+    /// these needs a token in its [`Plan::token_file`].
+    pub fn growing(first: usize, count: usize) -> Self {
+        Self::settings(first, count, None)
     }
 
     /// The same, but gateway `from` reaches gateway `to` at the port that `at` gives.
     pub fn wired(count: usize, at: impl Fn(usize, usize) -> u16) -> Self {
-        Self::settings(count, Some(&at))
+        Self::settings(count, count, Some(&at))
     }
 
-    fn settings(count: usize, at: Option<&dyn Fn(usize, usize) -> u16>) -> Self {
+    fn settings(begin: usize, count: usize, at: Option<&dyn Fn(usize, usize) -> u16>) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         SiteSecret::generate().unwrap().create_file(&dir.path().join("secret")).unwrap();
         let first = selvedge_ports::claim(3 * count as u16 + 1).unwrap();
@@ -46,13 +52,16 @@ impl Plan {
         for i in 0..count {
             let settings = format!(
                 "[site]\nname = \"test\"\nsecret_file = {:?}\nshards = 8\ngateways = {}\n\
-                 [gateway]\nid = {}\ndata_dir = {:?}\n[peer]\nbind = \"127.0.0.1:{}\"\n\
+                 [gateway]\n{}\ndata_dir = {:?}\n[peer]\nbind = \"127.0.0.1:{}\"\n\
                  [mqtt]\nbind = \"127.0.0.1:{}\"\n[http]\nbind = \"127.0.0.1:{}\"\n\
                  [uplink]\nport = {nobody}\n[log]\nsegment_mib = 1\nkeep_free_mib = 0\n",
                 plan.dir.path().join("secret"),
-                plan.members(count, |to| at.filter(|_| to != i).map_or(plan.peer[to], |at| at(i, to))),
-                i + 1,
-                plan.dir.path().join(format!("data-{i}")),
+                plan.members(begin, |to| at.filter(|_| to != i).map_or(plan.peer[to], |at| at(i, to))),
+                match i < begin {
+                    true => format!("id = {}", i + 1),
+                    false => format!("join_token_file = {:?}", plan.token_file(i)),
+                },
+                plan.data(i),
                 plan.peer[i],
                 plan.mqtt[i],
                 plan.http[i],
@@ -66,6 +75,16 @@ impl Plan {
     fn members(&self, count: usize, port: impl Fn(usize) -> u16) -> String {
         let member = |i: usize| format!("{{ id = {}, peer = \"127.0.0.1:{}\" }}", i + 1, port(i));
         format!("[{}]", (0..count).map(member).collect::<Vec<_>>().join(", "))
+    }
+
+    /// The file with the token of a gateway that joins.
+    pub fn token_file(&self, i: usize) -> PathBuf {
+        self.dir.path().join(format!("token-{i}"))
+    }
+
+    /// Gateway `i`'s data folder.
+    pub fn data(&self, i: usize) -> PathBuf {
+        self.dir.path().join(format!("data-{i}"))
     }
 
     /// Gateway `i`'s settings file.
@@ -130,9 +149,13 @@ impl Plan {
 
     /// The answer of gateway `i` to a request with these header lines.
     pub fn ask(&self, i: usize, method: &str, path: &str, headers: &str) -> Option<String> {
+        self.exchange(i, &format!("{method} {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n"))
+    }
+
+    fn exchange(&self, i: usize, request: &str) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.http[i])).ok()?;
         stream.set_read_timeout(Some(WAIT)).ok()?;
-        write!(stream, "{method} {path} HTTP/1.1\r\n{headers}Connection: close\r\n\r\n").ok()?;
+        stream.write_all(request.as_bytes()).ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         Some(answer)
@@ -141,6 +164,14 @@ impl Plan {
     /// The answer of gateway `i` to an order: the status, and JSON.
     pub fn order(&self, i: usize, method: &str, path: &str) -> (u16, Value) {
         status_and_json(&self.request(i, method, path).unwrap_or_default())
+    }
+
+    /// The answer of gateway `i` to a POST of this body.
+    pub fn post(&self, i: usize, path: &str, body: &Value) -> (u16, Value) {
+        let body = body.to_string();
+        let head = format!("Host: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n", body.len());
+        let answer = self.exchange(i, &format!("POST {path} HTTP/1.1\r\n{head}Connection: close\r\n\r\n{body}"));
+        status_and_json(&answer.unwrap_or_default())
     }
 
     /// The answer of gateway `i` as JSON; null if there is none.

@@ -42,11 +42,19 @@ pub enum GenesisError {
 }
 
 impl Genesis {
-    /// The gateways, and configuration 1 of each shard and of the directory group as the placement gives it.
-    pub(super) fn begin(&self) -> Result<(Gateways, Configurations), GenesisError> {
+    /// The ring with which the site begins.
+    ///
+    /// # Errors
+    /// When shards, replicas or gateways do not fit together.
+    pub fn ring(&self) -> Result<Ring, RingError> {
         let members: Vec<Member> =
             self.gateways.iter().map(|g| Member { id: g.id, weight: g.weight }).collect();
-        Ring::new(self.shards, &members, self.replicas)?;
+        Ring::new(self.shards, &members, self.replicas)
+    }
+
+    /// The gateways, and configuration 1 of each shard and of the directory group as the placement gives it.
+    pub(super) fn begin(&self) -> Result<(Gateways, Configurations), GenesisError> {
+        self.ring()?;
         let mut all = BTreeMap::new();
         for first in &self.gateways {
             let addresses = GatewayAddresses { peer: first.peer.clone(), ..GatewayAddresses::default() };

@@ -20,6 +20,7 @@
 //! original since the copy was made, is not recognised.
 
 use super::incarnation::{Incarnation, Mark};
+use super::join::{JoinAnswer, JoinQuestion};
 use super::peers::{KnownPeer, PeerList};
 use crate::directory::GatewayKey;
 use bincode::{Decode, Encode};
@@ -81,6 +82,15 @@ pub enum Greeting {
         /// Names what is wrong and what to do, for the operator.
         reason: String,
     },
+    /// The dialler is a new box and asks to join the site.
+    Join(Box<JoinQuestion>),
+    /// The site has admitted the box.
+    Admitted(Box<JoinAnswer>),
+    /// The site can't decide now whether it admits the box, which should ask again.
+    Later {
+        /// Names what is in the way, for the operator.
+        reason: String,
+    },
 }
 
 impl Greeting {
@@ -97,22 +107,33 @@ impl Greeting {
     pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
         Ok(match frame::decode("greeting", GREETING_VERSION, bytes)? {
             Self::Refused { reason } => Self::refused(&reason),
+            Self::Later { reason } => Self::later(&reason),
             other => other,
         })
     }
 
     /// A refusal, with its reason cut to the bound.
     pub fn refused(reason: &str) -> Self {
-        let clean = reason.chars().map(|c| if c.is_control() { ' ' } else { c });
-        let mut reason = String::new();
-        for c in clean {
-            if reason.len() + c.len_utf8() > MAX_REASON_BYTES {
-                break;
-            }
-            reason.push(c);
-        }
-        Self::Refused { reason }
+        Self::Refused { reason: bounded(reason) }
     }
+
+    /// An answer to ask again later, with its reason cut to the bound.
+    pub fn later(reason: &str) -> Self {
+        Self::Later { reason: bounded(reason) }
+    }
+}
+
+/// The text without control characters, cut to [`MAX_REASON_BYTES`].
+fn bounded(reason: &str) -> String {
+    let clean = reason.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let mut bounded = String::new();
+    for c in clean {
+        if bounded.len() + c.len_utf8() > MAX_REASON_BYTES {
+            break;
+        }
+        bounded.push(c);
+    }
+    bounded
 }
 
 /// The record of a peer that a gateway keeps on disk.

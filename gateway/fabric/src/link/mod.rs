@@ -16,6 +16,9 @@
 //!    both ends log. Each end has the other's incarnation and key on disk before it sends its own consent (see [`admit`]).
 //! 4. [`PeerFrame`]s both ways, until the connection ends.
 //!
+//! A new box that has no id yet sends [`Greeting::Join`] instead of a Hello, and gets one answer
+//! ([`Greeting::Admitted`], [`Greeting::Later`] or [`Greeting::Refused`]), after which the connection ends.
+//!
 //! The first message can be replayed. So an acceptor counts a dialler as authenticated only after the third one, which
 //! depends on the acceptor's fresh ephemeral key and on the dialler's static key.
 //!
@@ -49,11 +52,13 @@
 
 mod hello;
 mod incarnation;
+mod join;
 mod peers;
 mod queue;
 
 pub use hello::*;
 pub use incarnation::{Incarnation, Mark};
+pub use join::{JOIN_WAIT_MS, JoinAnswer, JoinQuestion, JoinToken, MAX_JOIN_ANSWER_BYTES, check_join};
 pub use peers::{KnownPeer, MAX_REMOVED_PEERS_ENTRIES, PeerList, PeerListChange, TooManyPeers};
 use queue::LinkQueue;
 pub use queue::{BULK_FRAME_BYTES, LANE_MESSAGES, Lane, MAX_PASSED_OVER_FRAMES};

@@ -6,6 +6,7 @@
 use super::incarnation::Incarnation;
 use crate::directory::GatewayKey;
 use crate::ring::MAX_GATEWAYS;
+use bincode::{Decode, Encode};
 use selvedge_types::ids::GatewayId;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const MAX_REMOVED_PEERS_ENTRIES: usize = 1024;
 
 /// The facts about a peer that its site knows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct KnownPeer {
     /// Host and port for links.
     pub address: String,

@@ -16,7 +16,7 @@ use super::keeper::Stores;
 use crate::{
     BatchStore, Disk, Floor, Log, LogError, LogOptions, LogReader, ReadLog, Recovery, Room, SnapshotStore,
 };
-use selvedge_fabric::configuration::FIRST_CONFIGURATION;
+use selvedge_fabric::configuration::{DIRECTORY_GROUP, FIRST_CONFIGURATION};
 use selvedge_fabric::machine::{CountingRules, Machine, RestoreError};
 use selvedge_fabric::record::LogRecord;
 use selvedge_fabric::replica::Replica;
@@ -161,7 +161,7 @@ impl ReadStorage {
     }
 
     /// The shards of the ring of which gateway `me` has a replica: those that it holds from their beginning, and those
-    /// of which anything is on disk, because a replica moved here.
+    /// of which anything is on disk, because a replica moved here. The directory group only if it is on disk.
     ///
     /// # Errors
     /// [`LogError::Io`] when the snapshots can't be listed.
@@ -170,7 +170,7 @@ impl ReadStorage {
         let found = self.replays.keys().copied().chain(self.stores.snapshots.groups()?);
         let found =
             found.chain(self.stores.batches.groups()).chain(damaged.known().into_iter().flatten().copied());
-        let found = found.filter(|group| *group < ring.shards()).map(ShardId);
+        let found = found.filter(|group| *group < ring.shards() || *group == DIRECTORY_GROUP.0).map(ShardId);
         Ok(found.chain(ring.shards_of(me)).collect())
     }
 

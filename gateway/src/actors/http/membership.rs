@@ -7,16 +7,17 @@
 
 use super::problem::Failure;
 use super::{Api, Given, directory, site};
+use crate::actors::admission::{token_hash, token_of};
+use crate::actors::directory_orders::{self, OrderEnd};
 use crate::actors::orders::ORDER_WAIT_MS;
 use actix_web::{HttpRequest, HttpResponse, web};
 use ring::digest::{SHA256, digest};
 use selvedge_fabric::configuration::MAX_LEARNER_LAG_SLOTS;
 use selvedge_fabric::directory::{
-    DIRECTORY_GROUP, Directory, DirectoryCommand, DirectoryItem, DirectoryOutcome, DirectoryRefusal,
+    Admission, DIRECTORY_GROUP, Directory, DirectoryCommand, DirectoryOutcome, DirectoryRefusal, GatewayRole,
     RequestKey, UnsoundReplica,
 };
-use selvedge_fabric::forward::Forwardable;
-use selvedge_fabric::machine::{Item, ItemOutcome};
+use selvedge_fabric::link::JoinToken;
 use selvedge_fabric::site_state::{GatewayDescription, ReplicaDescription, ReplicaRole};
 use selvedge_types::ids::GatewayId;
 use selvedge_types::params::{Parameters, bad, shown};
@@ -24,8 +25,6 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
 
 /// The header with the idempotency key.
 pub const KEY_HEADER: &str = "Idempotency-Key";
@@ -35,8 +34,8 @@ pub const MAX_KEY_BYTES: usize = 64;
 pub const MAX_BODY_BYTES: usize = 1024;
 /// The parameters of `DELETE /v1/gateways/{id}`.
 pub const REMOVE_PARAMETERS: [&str; 1] = ["force"];
-/// How often an order is submitted again whose outcome was lost on the way from the leader.
-const MAX_REPEATS: usize = 3;
+/// How long an invitation stays open if the request does not say, in seconds.
+pub const INVITATION_S: u64 = 3_600;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,6 +47,46 @@ struct Weight {
 #[serde(deny_unknown_fields)]
 struct Rate {
     bytes_per_s: u64,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Invite {
+    /// 64 hexadecimal digits that the client drew; without it the gateway draws the token.
+    token: Option<String>,
+    replaces: Option<u16>,
+    witness: bool,
+    weight: Option<u32>,
+    zone: Option<String>,
+    lasts_s: Option<u64>,
+}
+
+/// Opens an invitation, with which one new gateway may join. The answer holds the token, which nobody can ask for again.
+pub async fn invite(
+    api: web::Data<Api>,
+    request: HttpRequest,
+    sent: Result<web::Bytes, actix_web::Error>,
+) -> Result<HttpResponse, Failure> {
+    let key = key(&request)?;
+    let Invite { token, replaces, witness, weight, zone, lasts_s } = body(sent, r#"{"replaces":2}"#)?;
+    let token = match token {
+        Some(text) => token_of(&text).ok_or_else(|| bad("token", "has to be 64 hexadecimal digits"))?,
+        None => JoinToken(selvedge_seal::random().map_err(|e| Failure::OutOfReach(e.to_string()))?),
+    };
+    let role = if witness { GatewayRole::Witness } else { GatewayRole::Full };
+    let lasts_s = lasts_s.unwrap_or(INVITATION_S);
+    let said = json!({
+        "replaces": replaces, "witness": witness, "weight": weight, "zone": zone, "lasts_s": lasts_s,
+    });
+    let admits = Admission { role, replaces: replaces.map(GatewayId), weight, zone };
+    let lasts_ms = lasts_s.saturating_mul(1_000);
+    let command = DirectoryCommand::Invite { token: token_hash(&token), lasts_ms, admits };
+    // What is said is logged, so the token comes into it last.
+    let (_, mut said) = chosen(&api, key, command, said).await?;
+    said["token"] = token.0.iter().map(|b| format!("{b:02x}")).collect::<String>().into();
+    let peers = directory::copy(&api)?;
+    said["seeds"] = peers.gateways().map(|(_, g)| g.addresses.peer.clone()).collect();
+    Ok(HttpResponse::Ok().json(said))
 }
 
 /// Has leaders, devices and then replicas leave a gateway, which keeps running.
@@ -136,49 +175,48 @@ async fn order(
     api: &Api,
     key: RequestKey,
     command: DirectoryCommand,
-    mut said: Value,
+    said: Value,
 ) -> Result<HttpResponse, Failure> {
+    let (_, said) = chosen(api, key, command, said).await?;
+    Ok(HttpResponse::Ok().json(said))
+}
+
+/// Submits an order, and returns its outcome when it is chosen, with what is said of it.
+async fn chosen(
+    api: &Api,
+    key: RequestKey,
+    command: DirectoryCommand,
+    mut said: Value,
+) -> Result<(DirectoryOutcome, Value), Failure> {
     directory::copy(api)?;
-    let end = Instant::now() + Duration::from_millis(ORDER_WAIT_MS);
-    for _ in 0..=MAX_REPEATS {
-        let item = Item::Directory(Box::new(DirectoryItem::Command(Some(key), command.clone())));
-        let Some(outcome) = api.overview.ways.order(DIRECTORY_GROUP, Forwardable::Item(item)) else {
-            return Err(Failure::Busy);
-        };
-        match timeout_at(end, outcome).await {
-            // It was carried out, but its outcome was lost on the way: the key brings it again.
-            Ok(Ok(ItemOutcome::Done)) => {}
-            Ok(Ok(outcome)) => {
-                let changed = settled(outcome)?;
-                if let Some(left_out) = api.log_limit.note("ordered") {
-                    tracing::info!(order = %said, changed, "an operator's order to the directory{left_out}");
-                }
-                said["changed"] = changed.into();
-                return Ok(HttpResponse::Ok().json(said));
-            }
-            Ok(Err(_)) | Err(_) => break,
+    let outcome = match directory_orders::order(&api.overview.ways, Some(key), command, ORDER_WAIT_MS).await {
+        OrderEnd::Outcome(outcome) => outcome,
+        OrderEnd::Early(why) => return Err(Failure::OutOfReach(why)),
+        OrderEnd::Busy => return Err(Failure::Busy),
+        OrderEnd::Unanswered => {
+            return Err(Failure::OutOfReach(
+                "no majority of the directory's replicas has chosen it yet: check with GET /v1/gateways that they run. It may still be \
+                 carried out; repeat it with the same Idempotency-Key to learn its outcome"
+                    .into(),
+            ));
         }
+    };
+    let changed = settled(&outcome)?;
+    if let Some(left_out) = api.log_limit.note("ordered") {
+        tracing::info!(order = %said, changed, "an operator's order to the directory{left_out}");
     }
-    Err(Failure::OutOfReach(
-        "no majority of the directory's replicas has chosen it yet: check with GET /v1/gateways that they run. It may still be carried out; \
-         repeat it with the same Idempotency-Key to learn its outcome"
-            .into(),
-    ))
+    said["changed"] = changed.into();
+    Ok((outcome, said))
 }
 
 /// Whether an order changed anything.
-fn settled(outcome: ItemOutcome) -> Result<bool, Failure> {
+fn settled(outcome: &DirectoryOutcome) -> Result<bool, Failure> {
     match outcome {
-        ItemOutcome::Directory(outcome) => match *outcome {
-            DirectoryOutcome::Unchanged => Ok(false),
-            DirectoryOutcome::Refused(why @ DirectoryRefusal::UnknownGateway(_)) => {
-                Err(Failure::Unknown(why.to_string()))
-            }
-            DirectoryOutcome::Refused(why) => Err(Failure::Refused(why.to_string())),
-            _ => Ok(true),
-        },
-        // The directory group could not apply it, for a reason that passes.
-        ItemOutcome::Refused(why) => Err(Failure::OutOfReach(why)),
+        DirectoryOutcome::Unchanged => Ok(false),
+        DirectoryOutcome::Refused(why @ DirectoryRefusal::UnknownGateway(_)) => {
+            Err(Failure::Unknown(why.to_string()))
+        }
+        DirectoryOutcome::Refused(why) => Err(Failure::Refused(why.to_string())),
         _ => Ok(true),
     }
 }
@@ -310,7 +348,7 @@ mod tests {
 
     #[test]
     fn a_refusal_reaches_the_operator_as_it_is() {
-        let told = |outcome: DirectoryOutcome| settled(ItemOutcome::Directory(Box::new(outcome)));
+        let told = |outcome: DirectoryOutcome| settled(&outcome);
         assert!(matches!((told(Done), told(Unchanged)), (Ok(true), Ok(false))));
         let last = DirectoryRefusal::LastFull(GatewayId(1));
         assert!(matches!(told(Refused(last.clone())), Err(Failure::Refused(why)) if why == last.to_string()));
@@ -318,8 +356,6 @@ mod tests {
         assert!(
             matches!(told(Refused(unknown.clone())), Err(Failure::Unknown(why)) if why == unknown.to_string())
         );
-        let early = settled(ItemOutcome::Refused("not begun".into()));
-        assert!(matches!(early, Err(Failure::OutOfReach(why)) if why == "not begun"));
         let unknown = known("three").unwrap_err().to_string();
         assert!(unknown.contains("\"three\"") && unknown.contains("/v1/gateways"), "{unknown}");
         assert!(known("65536").is_err() && known("3").is_ok());

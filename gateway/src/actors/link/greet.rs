@@ -1,12 +1,14 @@
 //! Greetings: from a TCP connection to one on which frames may flow.
 
 use super::noise::{self, Accepted, Encrypted, FrameReader, FrameWriter, LinkError, LinkKey};
+use crate::actors::messages::admission::{AskToJoin, JoinDecision};
 use crate::identity::Identity;
 use crate::static_key::StaticKey;
 use selvedge_fabric::directory::GatewayKey;
+use actix::Recipient;
 use selvedge_fabric::link::{
-    Greeting, HANDSHAKE_TIMEOUT_MS, Hello, MAX_GREETING_BYTES, PeerList, PeerRefusal, check,
-    no_common_protocol,
+    Greeting, HANDSHAKE_TIMEOUT_MS, Hello, JoinQuestion, MAX_GREETING_BYTES, PeerList, PeerRefusal, check,
+    check_join, no_common_protocol,
 };
 use selvedge_types::ids::GatewayId;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -22,6 +24,14 @@ pub(super) struct Greeter {
     /// The gateways that may have a link; locked only for one look or change.
     pub peers: RwLock<PeerList>,
     pub identity: Arc<Mutex<Identity>>,
+    /// To the actor that passes the questions of new boxes on.
+    pub admission: Recipient<AskToJoin>,
+}
+
+/// What an end that dialled has said first.
+enum First {
+    Hello(Hello),
+    Join(Box<JoinQuestion>),
 }
 
 /// An authenticated connection to an admitted peer.
@@ -44,7 +54,7 @@ impl Greeter {
             let them = match hear(&mut reader).await? {
                 Greeting::Welcome(them) => them,
                 Greeting::Refused { reason } => return Err(LinkError::RefusedByPeer(reason)),
-                Greeting::Hello(_) | Greeting::Ready => return Err(out_of_turn()),
+                _ => return Err(out_of_turn()),
             };
             self.consent(&them, key, Some(peer), &mut writer).await?;
             writer.send(&Greeting::Ready.encode()).await?;
@@ -54,13 +64,13 @@ impl Greeter {
     }
 
     /// Greets as the end that was dialled. `met` is called with the peer as soon as it is known, though it may yet be
-    /// refused.
+    /// refused. `None`: a new box asked to join the site, and was answered.
     pub async fn accept(
         &self,
         socket: TcpStream,
         met: impl FnOnce(GatewayId),
-    ) -> Result<Established, LinkError> {
-        within(async {
+    ) -> Result<Option<Established>, LinkError> {
+        let (first, mut reader, mut writer, key) = within(async {
             socket.set_nodelay(true)?;
             let accepted = noise::respond(socket, &self.key, &self.own).await?;
             let Encrypted { mut reader, mut writer, key } = match accepted {
@@ -71,19 +81,54 @@ impl Greeter {
                     return Err(refuse(no_common_protocol(&self.me, &them), &mut writer).await);
                 }
             };
-            let Greeting::Hello(them) = hear(&mut reader).await? else { return Err(out_of_turn()) };
-            met(them.gateway);
-            self.consent(&them, key, None, &mut writer).await?;
+            let first = match hear(&mut reader).await? {
+                Greeting::Join(asked) => First::Join(asked),
+                Greeting::Hello(them) => {
+                    met(them.gateway);
+                    self.consent(&them, key, None, &mut writer).await?;
+                    First::Hello(them)
+                }
+                _ => return Err(out_of_turn()),
+            };
+            Ok((first, reader, writer, key))
+        })
+        .await?;
+        let them = match first {
+            First::Join(asked) => return self.decide(*asked, key, &mut writer).await.map(|()| None),
+            First::Hello(them) => them,
+        };
+        within(async {
             writer.send(&Greeting::Welcome(self.me.clone()).encode()).await?;
             match hear(&mut reader).await? {
                 Greeting::Ready => {
-                    Ok(Established { peer: them.gateway, start: them.start, key, reader, writer })
+                    let (peer, start) = (them.gateway, them.start);
+                    Ok(Some(Established { peer, start, key, reader, writer }))
                 }
                 Greeting::Refused { reason } => Err(LinkError::RefusedByPeer(reason)),
-                Greeting::Hello(_) | Greeting::Welcome(_) => Err(out_of_turn()),
+                _ => Err(out_of_turn()),
             }
         })
         .await
+    }
+
+    /// Answers a new box that asks to join. The actor that is asked bounds the time until the site has decided.
+    async fn decide(
+        &self,
+        asked: JoinQuestion,
+        key: GatewayKey,
+        writer: &mut FrameWriter,
+    ) -> Result<(), LinkError> {
+        if let Err(refusal) = check_join(&self.me, &asked) {
+            return Err(refuse(refusal, writer).await);
+        }
+        let decision = self.admission.send(AskToJoin { asked, key }).await;
+        let answer = match decision {
+            Ok(JoinDecision::Admitted(answer)) => Greeting::Admitted(answer),
+            Ok(JoinDecision::Refused(why)) => return Err(refuse(PeerRefusal(why), writer).await),
+            Ok(JoinDecision::Later(why)) => Greeting::later(&why),
+            Err(_) => Greeting::later("this gateway is stopping"),
+        };
+        within(async { writer.send(&answer.encode()).await }).await
     }
 
     /// Checks and admits the other end, or sends it the reason for refusing.
@@ -145,8 +190,22 @@ async fn refuse(PeerRefusal(reason): PeerRefusal, writer: &mut FrameWriter) -> L
 }
 
 async fn hear(reader: &mut FrameReader) -> Result<Greeting, LinkError> {
-    let body = reader.next(MAX_GREETING_BYTES, || {}).await?;
+    hear_up_to(reader, MAX_GREETING_BYTES).await
+}
+
+async fn hear_up_to(reader: &mut FrameReader, most_bytes: usize) -> Result<Greeting, LinkError> {
+    let body = reader.next(most_bytes, || {}).await?;
     Greeting::decode(body).map_err(|e| LinkError::Broken(e.to_string()))
+}
+
+/// The next greeting, if it has at most so many bytes and comes within this time.
+pub(super) async fn hear_within(
+    reader: &mut FrameReader,
+    most_bytes: usize,
+    limit_ms: u64,
+) -> Result<Greeting, LinkError> {
+    let heard = timeout(Duration::from_millis(limit_ms), hear_up_to(reader, most_bytes)).await;
+    heard.unwrap_or(Err(LinkError::Timeout(limit_ms)))
 }
 
 fn out_of_turn() -> LinkError {

@@ -109,7 +109,9 @@ impl Greetings {
     async fn greet(&self, socket: tokio::net::TcpStream, from: std::net::SocketAddr) {
         let met = Cell::new(None);
         match self.links.0.greeter.accept(socket, |peer| met.set(Some(peer))).await {
-            Ok(established) => {
+            // A new box, which got its answer.
+            Ok(None) => {}
+            Ok(Some(established)) => {
                 if let Some((_, link)) = self.links.link(established.peer) {
                     // Fails when the arbiter is ending, or the peer was just removed.
                     let _ = link.send(Attach(established)).await;

@@ -29,18 +29,21 @@
 //! address that holds the most gives up its oldest; links that are up are not affected.
 
 mod greet;
+mod join;
 mod listener;
 mod messages;
 mod noise;
 mod peer;
 mod watch;
 
+pub use join::{JoinRefused, ask_to_join};
 pub use listener::{MAX_UNAUTHENTICATED_CONNECTIONS, PeerListener};
 pub use noise::{LinkError, LinkKey};
 pub use peer::PeerLink;
 pub use watch::PeerWatch;
 
 use crate::actors::clock::SiteClock;
+use crate::actors::messages::admission::AskToJoin;
 use crate::actors::messages::switch::{FromPeer, PeersChanged};
 use crate::actors::room::SiteRoom;
 use crate::identity::Identity;
@@ -80,6 +83,8 @@ pub struct LinkSettings {
     pub clock: Arc<SiteClock>,
     /// Takes in which peers' disks are full, and says whether this gateway's is.
     pub room: Arc<SiteRoom>,
+    /// Decides on new boxes that ask to join.
+    pub admission: Recipient<AskToJoin>,
 }
 
 /// Starts the links of a gateway in an arbiter. They end with it.
@@ -87,7 +92,7 @@ pub struct LinkSettings {
 /// # Errors
 /// When the listening socket can't be used, or there are too many peers.
 pub fn start(settings: LinkSettings, arbiter: &ArbiterHandle) -> io::Result<PeerLinks> {
-    let LinkSettings { identity, key, listener, peers, inbound, status, clock, room } = settings;
+    let LinkSettings { identity, key, listener, peers, inbound, status, clock, room, admission } = settings;
     listener.set_nonblocking(true)?;
     let (hello, own) = {
         let identity = identity.lock().unwrap_or_else(PoisonError::into_inner);
@@ -95,7 +100,7 @@ pub fn start(settings: LinkSettings, arbiter: &ArbiterHandle) -> io::Result<Peer
     };
     let me = hello.gateway;
     let listed = RwLock::new(PeerList::new(me));
-    let greeter = Arc::new(Greeter { me: hello, key, own, peers: listed, identity });
+    let greeter = Arc::new(Greeter { me: hello, key, own, peers: listed, identity, admission });
     let watch = PeerWatch::start_in_arbiter(arbiter, move |_| PeerWatch::new(me, status));
     let ways = LinkWays {
         connected: watch.clone().recipient(),

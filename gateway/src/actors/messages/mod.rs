@@ -8,6 +8,7 @@ use actix::Message;
 use selvedge_fabric::ring::Ring;
 use std::sync::Arc;
 
+pub mod admission;
 pub mod describer;
 pub mod forwarder;
 pub mod host;

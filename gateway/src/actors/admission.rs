@@ -1,0 +1,87 @@
+//! The actor that passes the questions of new boxes on to the directory. It holds nothing: of a link that asks it is
+//! answered at most as many questions as the listener has unauthenticated connections.
+
+use crate::actors::directory_copy::DirectoryCopy;
+use crate::actors::directory_orders::{OrderEnd, order};
+use crate::actors::messages::admission::{AskToJoin, JoinDecision};
+use crate::actors::ways::Ways;
+use crate::identity::bytes;
+use actix::{Actor, Context, Handler, ResponseFuture};
+use ring::digest::{SHA256, digest};
+use selvedge_fabric::directory::{
+    Directory, DirectoryCommand, DirectoryOutcome, GatewayRecord, Genesis, JoinRequest, TokenHash,
+};
+use selvedge_fabric::link::{Incarnation, JOIN_WAIT_MS, JoinAnswer, JoinToken, KnownPeer};
+use selvedge_types::ids::GatewayId;
+use std::sync::Arc;
+
+/// Answers new boxes.
+pub struct AdmissionActor {
+    pub ways: Arc<Ways>,
+    pub directory: Arc<DirectoryCopy>,
+    /// How the site began.
+    pub genesis: Genesis,
+}
+
+/// The token in a text: 64 hexadecimal digits.
+pub fn token_of(text: &str) -> Option<JoinToken> {
+    bytes(text).map(JoinToken)
+}
+
+/// What the directory keeps of a token.
+pub fn token_hash(JoinToken(token): &JoinToken) -> TokenHash {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, token).as_ref());
+    TokenHash(hash)
+}
+
+/// The gateways that a site has, as a gateway that links to them needs to know them.
+fn peers(directory: &Directory) -> Vec<(GatewayId, KnownPeer)> {
+    let known = |g: &GatewayRecord| KnownPeer {
+        address: g.addresses.peer.clone(),
+        key: g.key,
+        incarnation: g.incarnation.map(Incarnation),
+    };
+    directory.gateways().map(|(id, record)| (id, known(record))).collect()
+}
+
+impl Actor for AdmissionActor {
+    type Context = Context<Self>;
+}
+
+impl Handler<AskToJoin> for AdmissionActor {
+    type Result = ResponseFuture<JoinDecision>;
+    fn handle(&mut self, AskToJoin { asked, key }: AskToJoin, _: &mut Self::Context) -> Self::Result {
+        let request = JoinRequest {
+            token: token_hash(&asked.token),
+            incarnation: asked.incarnation.0,
+            key,
+            addresses: asked.addresses,
+            zone: asked.zone,
+            level: asked.level,
+        };
+        let (ways, copy, genesis) = (self.ways.clone(), self.directory.clone(), self.genesis.clone());
+        Box::pin(async move {
+            let command = DirectoryCommand::Join(Box::new(request));
+            let gateway = match order(&ways, None, command, JOIN_WAIT_MS).await {
+                OrderEnd::Outcome(DirectoryOutcome::Joined { gateway }) => gateway,
+                OrderEnd::Outcome(DirectoryOutcome::Refused(why)) => {
+                    return JoinDecision::Refused(why.to_string());
+                }
+                OrderEnd::Outcome(_) => return JoinDecision::Later("the site gave another answer".into()),
+                OrderEnd::Early(why) => return JoinDecision::Later(why),
+                OrderEnd::Busy => return JoinDecision::Later("too many orders are under way at this gateway".into()),
+                OrderEnd::Unanswered => {
+                    return JoinDecision::Later(
+                        "no majority of the directory's replicas has answered: check that a majority of the site's gateways runs".into(),
+                    );
+                }
+            };
+            // A copy that lags has the gateways that were there a moment ago, which is enough to begin with.
+            let peers = copy.get().as_deref().map(peers).unwrap_or_default();
+            let peers = peers.into_iter().filter(|(id, _)| *id != gateway).collect();
+            tracing::info!(%gateway, "a new gateway was admitted to this site");
+            JoinDecision::Admitted(Box::new(JoinAnswer { gateway, genesis, peers }))
+        })
+    }
+}
