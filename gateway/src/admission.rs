@@ -80,8 +80,11 @@ impl Candidate {
             Incarnation(number(dir, ADMISSION, &read(dir)?.incarnation)?)
         } else {
             let incarnation = random_incarnation()?;
-            let file =
-                AdmissionFile { format: IDENTITY_VERSION, incarnation: incarnation.to_string(), admitted: None };
+            let file = AdmissionFile {
+                format: IDENTITY_VERSION,
+                incarnation: incarnation.to_string(),
+                admitted: None,
+            };
             identity::write(dir, ADMISSION, &file)?;
             incarnation
         };
@@ -140,7 +143,9 @@ impl Admission {
         let wrong = |why: &str| damaged(dir, ADMISSION, why);
         let known = |(id, entry): (u16, KnownEntry)| {
             let key = entry.key.map(|text| {
-                identity::bytes(&text).map(GatewayKey).ok_or_else(|| wrong("a key is not 64 hexadecimal digits"))
+                identity::bytes(&text)
+                    .map(GatewayKey)
+                    .ok_or_else(|| wrong("a key is not 64 hexadecimal digits"))
             });
             let incarnation = entry.incarnation.map(|text| number(dir, ADMISSION, &text).map(Incarnation));
             let (key, incarnation) = (key.transpose()?, incarnation.transpose()?);
@@ -165,7 +170,8 @@ impl Admission {
 
     fn entry(&self) -> AdmittedEntry {
         let known = |(id, peer): (&GatewayId, &KnownPeer)| {
-            let (key, incarnation) = (peer.key.map(|k| k.to_string()), peer.incarnation.map(|i| i.to_string()));
+            let (key, incarnation) =
+                (peer.key.map(|k| k.to_string()), peer.incarnation.map(|i| i.to_string()));
             (id.0, KnownEntry { address: peer.address.clone(), key, incarnation })
         };
         let first = |g: &FirstGateway| FirstEntry { id: g.id.0, weight: g.weight, peer: g.peer.clone() };

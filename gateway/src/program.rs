@@ -67,7 +67,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
                 println!("the settings are valid: gateway {me} of {} in site {site}", genesis.gateways.len());
             }
             Entry::Joins { seeds, .. } => {
-                println!("the settings are valid: a gateway that joins site {site}, and asks {}", seeds.join(", "));
+                println!(
+                    "the settings are valid: a gateway that joins site {site}, and asks {}",
+                    seeds.join(", ")
+                );
             }
         }
         return ExitCode::SUCCESS;

@@ -3,17 +3,21 @@
 
 use actix::{Actor, Arbiter, Context, Handler, System};
 use selvedge_fabric::detector::{Change, DETECT_MS};
-use selvedge_fabric::directory::GatewayKey;
-use selvedge_fabric::link::{Greeting, Hello, Incarnation, KnownPeer, LinkState};
+use selvedge_fabric::directory::{FirstGateway, GatewayAddresses, GatewayKey, Genesis};
+use selvedge_fabric::link::{
+    Greeting, Hello, Incarnation, JoinAnswer, JoinQuestion, JoinToken, KnownPeer, LinkState,
+};
 use selvedge_fabric::machine::Origin;
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_gateway::actors::clock::SiteClock;
 use selvedge_gateway::actors::link::{
     self, LinkKey, LinkSettings, MAX_UNAUTHENTICATED_CONNECTIONS, PeerLinks,
 };
+use selvedge_gateway::actors::messages::admission::{AskToJoin, JoinDecision};
 use selvedge_gateway::actors::messages::switch::{FromPeer, PeersChanged};
 use selvedge_gateway::actors::room::SiteRoom;
 use selvedge_gateway::identity::{Expected, Identity};
+use selvedge_gateway::static_key::StaticKey;
 use selvedge_types::ids::{GatewayId, ShardId, SiteId};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -69,6 +73,40 @@ impl Handler<PeersChanged> for Receiver {
     }
 }
 
+/// Stands for the site that decides on new boxes: by the first byte of the token.
+struct Admits {
+    asked: u8,
+}
+
+impl Actor for Admits {
+    type Context = Context<Self>;
+}
+
+const GOOD: u8 = 1;
+const WRONG: u8 = 2;
+const EARLY: u8 = 3;
+
+impl Handler<AskToJoin> for Admits {
+    type Result = actix::ResponseFuture<JoinDecision>;
+    fn handle(&mut self, AskToJoin { asked, key }: AskToJoin, _: &mut Self::Context) -> Self::Result {
+        self.asked += 1;
+        let decision = match asked.token.0[0] {
+            EARLY if self.asked == 1 => JoinDecision::Later("no majority".into()),
+            GOOD | EARLY => JoinDecision::Admitted(Box::new(answer(key))),
+            _ => JoinDecision::Refused("no such token".into()),
+        };
+        Box::pin(async { decision })
+    }
+}
+
+/// An answer that names the key of the box.
+fn answer(key: GatewayKey) -> JoinAnswer {
+    let first = FirstGateway { id: id(1), weight: 1, peer: "box-1:7081".into() };
+    let known = KnownPeer { address: "box-9:7081".into(), key: Some(key), incarnation: None };
+    let genesis = Genesis { shards: 8, replicas: 3, gateways: vec![first] };
+    JoinAnswer { gateway: id(9), genesis, peers: vec![(id(9), known)] }
+}
+
 struct Gateway {
     arbiter: Option<Arbiter>,
     key: GatewayKey,
@@ -122,7 +160,7 @@ fn start(dir: &Path, me: u16, listener: TcpListener, peers: &[(u16, SocketAddr)]
         status: receiver.recipient(),
         clock: Arc::new(SiteClock::new(id(me), peers.iter().map(|(p, _)| id(*p)))),
         room: Arc::new(SiteRoom::new(id(me))),
-        admission: Admits(o.admits).start().recipient(),
+        admission: Admits::start_in_arbiter(&arbiter.handle(), |_| Admits { asked: 0 }).recipient(),
     };
     let links = link::start(settings, &arbiter.handle()).unwrap();
     Gateway { arbiter: Some(arbiter), key, links, events, gate }
@@ -786,6 +824,37 @@ fn a_frame_beyond_the_bound_ends_the_handshake() {
             let read = timeout(PATIENCE, socket.read(&mut [0])).await.expect("it was not hung up on");
             assert!(matches!(read, Ok(0) | Err(_)), "no answer to a broken frame");
         }
+    });
+}
+
+#[test]
+fn a_new_box_asks_until_the_site_has_decided_and_no_link_comes_of_it() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let ((listener, at), (closed, nobody)) = (listen(), listen());
+        drop(closed);
+        let gateway = start(dir.path(), 1, listener, &[], &USUAL);
+        let own = StaticKey::new([9; 32]).unwrap();
+        let (key, seeds) = (LinkKey::new([1; 32]), [nobody.to_string(), at.to_string()]);
+        let question = |site: &str, token| {
+            let addresses = GatewayAddresses { peer: "box-9:7081".into(), ..GatewayAddresses::default() };
+            JoinQuestion::new(site.into(), JoinToken([token; 32]), Incarnation(7), addresses)
+        };
+        for token in [GOOD, EARLY] {
+            let question = question("plant-7", token);
+            let asked = link::ask_to_join(&seeds, &key, &own, &question);
+            let answered = timeout(PATIENCE, asked).await.unwrap().unwrap();
+            assert_eq!(answered, answer(own.public()), "admitted with the key that it showed");
+        }
+        let refused = async |question: JoinQuestion| {
+            let asked = link::ask_to_join(&seeds, &key, &own, &question);
+            timeout(PATIENCE, asked).await.unwrap().unwrap_err().to_string()
+        };
+        let said = refused(question("plant-7", WRONG)).await;
+        assert!(said.contains("no such token") && said.contains(&at.to_string()), "{said}");
+        let said = refused(question("plant-8", GOOD)).await;
+        assert!(said.contains("plant-8") && said.contains("site.seeds"), "{said}");
+        assert!(gateway.links.status().is_empty());
     });
 }
 

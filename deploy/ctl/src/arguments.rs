@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand};
+use selvedge_types::time::parse_duration_ms;
 use std::path::PathBuf;
 
 /// Show the state of a site, and order changes to it: its gateways, its shards and their replicas.
@@ -34,7 +35,7 @@ pub enum Command {
     /// Show the site as a whole.
     #[command(subcommand)]
     Site(SiteCommand),
-    /// Drain, weigh or remove a gateway.
+    /// Invite, drain, weigh or remove a gateway.
     #[command(subcommand)]
     Gateway(GatewayCommand),
     /// Watch replicas move to where they should be.
@@ -64,6 +65,11 @@ pub enum SiteCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum GatewayCommand {
+    /// Let one new gateway join, with a one-time token.
+    ///
+    /// The token is printed, or written into a file, once: nobody can ask for it again. The new gateway needs an empty data
+    /// folder and the site's secret, and gets a number that no gateway had before.
+    Invite(Invite),
     /// Empty a gateway, for maintenance or before its removal.
     ///
     /// Its leaders, devices and replicas move to other gateways. The command watches until the gateway is empty; Ctrl-C
@@ -104,6 +110,29 @@ pub enum GatewayCommand {
 }
 
 #[derive(Debug, Args)]
+pub struct Invite {
+    /// Let it take the place of this gateway, which is removed when the new one holds all that it held. It may be dead.
+    #[arg(long, value_name = "GATEWAY")]
+    pub replace: Option<u16>,
+    /// Let it vote without leading or taking devices: with two other gateways, the site survives the loss of any one.
+    #[arg(long, conflicts_with = "replace")]
+    pub witness: bool,
+    /// Share of the replicas in relation to the other gateways' weights, 1 to 64; 1 by default, or as the replaced gateway.
+    #[arg(long)]
+    pub weight: Option<u32>,
+    /// Zone: a shard's replicas are spread over zones. By default what the new gateway's settings say, or as the replaced
+    /// gateway.
+    #[arg(long)]
+    pub zone: Option<String>,
+    /// The token expires after this time (30m, 24h), at most 7d.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = seconds)]
+    pub lasts: u64,
+    /// Write the token into this new file, which only its owner can read, instead of printing it.
+    #[arg(long, value_name = "FILE")]
+    pub write: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub struct Rebalance {
     #[command(subcommand)]
     pub order: Option<RebalanceCommand>,
@@ -124,6 +153,12 @@ pub enum RebalanceCommand {
     Pause,
     /// End a pause: moves go on from where they were.
     Continue,
+}
+
+/// A time in whole seconds, from a text such as `24h`.
+fn seconds(text: &str) -> Result<u64, String> {
+    let ms = parse_duration_ms(text).map_err(|e| e.to_string())?;
+    u64::try_from(ms / 1_000).ok().filter(|s| *s > 0).ok_or_else(|| "give one second or more".to_string())
 }
 
 /// A rate in bytes per second, from a text such as `10MB/s`.

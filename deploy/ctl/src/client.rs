@@ -50,8 +50,11 @@ pub enum AskError {
          status`, and repeat the command if it was not: repeating does no harm"
     )]
     NoOutcome { url: String, tries: u32, why: String },
-    /// The system gives no random bytes for an idempotency key.
-    #[error("can't draw an idempotency key from /dev/urandom: {0}")]
+    /// The file for the token can't be written.
+    #[error("can't write the token to {file}: {why}; name a new file in a folder that exists")]
+    NotWritten { file: String, why: std::io::Error },
+    /// The system gives no random bytes for an idempotency key or a token.
+    #[error("can't draw random bytes from /dev/urandom: {0}")]
     NoRandomness(std::io::Error),
 }
 
@@ -138,7 +141,7 @@ impl Client {
     /// # Errors
     /// When there is no answer, its status is not 200, or it does not say whether the order changed anything.
     pub fn order(&self, order: &Order) -> Result<Value, AskError> {
-        let key = draw_key().map_err(AskError::NoRandomness)?;
+        let key = draw::<16>().map_err(AskError::NoRandomness)?;
         let mut tries = 0;
         loop {
             let (url, request) = self.request(&order.method, &order.path);
@@ -225,11 +228,19 @@ fn read(
     }
 }
 
-/// A new idempotency key: 128 random bits in hexadecimal digits.
-fn draw_key() -> std::io::Result<String> {
-    let mut bytes = [0; 16];
+/// So many random bytes in hexadecimal digits.
+fn draw<const N: usize>() -> std::io::Result<String> {
+    let mut bytes = [0; N];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// A new one-time token for an invitation.
+///
+/// # Errors
+/// [`AskError::NoRandomness`].
+pub fn draw_token() -> Result<String, AskError> {
+    draw::<32>().map_err(AskError::NoRandomness)
 }
 
 /// The address of a gateway without what follows the port or path; what is wrong with it otherwise.

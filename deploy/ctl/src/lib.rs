@@ -11,6 +11,7 @@
 
 mod arguments;
 mod client;
+mod invite;
 mod moving;
 mod shards;
 mod site;
@@ -108,6 +109,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> Result<String, Failure>
 /// Sends an order for one gateway. Returns the last answer, and what to print.
 fn gateway(client: &Client, order: &GatewayCommand) -> Result<(Value, String), AskError> {
     let (order, changed, unchanged) = match order {
+        GatewayCommand::Invite(asked) => return invite::invite(client, asked),
         GatewayCommand::Drain { id, no_wait } => {
             let answer = client.order(&Order::post(format!("/v1/gateways/{id}/drain"), None))?;
             if !no_wait {

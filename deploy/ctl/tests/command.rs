@@ -307,3 +307,38 @@ fn rebalance_sets_the_rate_and_shows_what_moves() {
     assert_eq!(text(&ran.stdout), "all replicas are where they should be\n");
     assert_eq!(served.join().unwrap().len(), 2);
 }
+
+#[test]
+fn an_invitation_has_a_token_of_its_own_which_can_go_into_a_file() {
+    let answer =
+        r#"{"changed":true,"replaces":2,"witness":false,"lasts_s":86400,"seeds":["10.0.0.11:7081"]}"#;
+    let (address, served) = gateway("200 OK", answer);
+    let said = selvedge(&["--gateway", &address, "gateway", "invite", "--replace", "2", "--lasts", "24h"]);
+    assert!(said.status.success(), "{}", text(&said.stderr));
+    let request = served.join().unwrap();
+    let body: serde_json::Value = serde_json::from_str(request.split("\r\n\r\n").nth(1).unwrap()).unwrap();
+    let token = body["token"].as_str().unwrap();
+    assert_eq!((token.len(), &body["replaces"], &body["lasts_s"]), (64, &2.into(), &86_400.into()));
+    assert!(text(&said.stdout).contains(token), "it is printed once");
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let path = file.to_str().unwrap();
+    let (address, served) = gateway("200 OK", answer);
+    let said = selvedge(&["--gateway", &address, "gateway", "invite", "--write", path]);
+    let request = served.join().unwrap();
+    let written = std::fs::read_to_string(&file).unwrap();
+    assert!(request.contains(written.trim()) && !request.contains(token), "another one each time");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!text(&said.stdout).contains(written.trim()) && text(&said.stdout).contains("--join token"));
+
+    // An existing file is not overwritten, and a refusal leaves no token behind.
+    let said = selvedge(&["--gateway", "127.0.0.1:9", "gateway", "invite", "--write", path]);
+    assert_eq!((said.status.code(), text(&said.stderr).contains("name a new file")), (Some(1), true));
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), written);
+    let (address, served) = gateway("409 Conflict", r#"{"type":"/docs#problem-refused","detail":"no"}"#);
+    let other = folder.path().join("other");
+    let said = selvedge(&["--gateway", &address, "gateway", "invite", "--write", other.to_str().unwrap()]);
+    served.join().unwrap();
+    assert!(!said.status.success() && !other.exists());
+}

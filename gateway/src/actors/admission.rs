@@ -70,7 +70,9 @@ impl Handler<AskToJoin> for AdmissionActor {
                 }
                 OrderEnd::Outcome(_) => return JoinDecision::Later("the site gave another answer".into()),
                 OrderEnd::Early(why) => return JoinDecision::Later(why),
-                OrderEnd::Busy => return JoinDecision::Later("too many orders are under way at this gateway".into()),
+                OrderEnd::Busy => {
+                    return JoinDecision::Later("too many orders are under way at this gateway".into());
+                }
                 OrderEnd::Unanswered => {
                     return JoinDecision::Later(
                         "no majority of the directory's replicas has answered: check that a majority of the site's gateways runs".into(),

@@ -26,7 +26,12 @@ pub enum OrderEnd {
 
 /// Submits a command, and waits at most so long for its outcome. An order is carried out at least once: repeated, it must
 /// have the same outcome, by its key or by itself.
-pub async fn order(ways: &Ways, key: Option<RequestKey>, command: DirectoryCommand, wait_ms: u64) -> OrderEnd {
+pub async fn order(
+    ways: &Ways,
+    key: Option<RequestKey>,
+    command: DirectoryCommand,
+    wait_ms: u64,
+) -> OrderEnd {
     let end = Instant::now() + Duration::from_millis(wait_ms);
     for _ in 0..=MAX_REPEATS {
         let item = Item::Directory(Box::new(DirectoryItem::Command(key, command.clone())));

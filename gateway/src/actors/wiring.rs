@@ -299,11 +299,8 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         zone: zone(&settings),
         level: FIRST_LEVEL,
     };
-    let admission = AdmissionActor {
-        ways: ways.clone(),
-        directory: directory.clone(),
-        genesis: genesis.clone(),
-    };
+    let admission =
+        AdmissionActor { ways: ways.clone(), directory: directory.clone(), genesis: genesis.clone() };
     let admission = admission.start();
     let links = link::start(
         LinkSettings {
@@ -541,7 +538,10 @@ async fn belong(
         let file = &settings.gateway.join_token_file;
         let token = read_secret(file).map_err(StartError::Token)?;
         let token = token_of(&token).ok_or_else(|| {
-            StartError::Token(format!("{} does not hold a token, which has 64 hexadecimal digits", file.display()))
+            StartError::Token(format!(
+                "{} does not hold a token, which has 64 hexadecimal digits",
+                file.display()
+            ))
         })?;
         let addresses = GatewayAddresses { peer: reached_at.clone(), ..GatewayAddresses::default() };
         let mut question = JoinQuestion::new(site.to_string(), token, candidate.incarnation(), addresses);

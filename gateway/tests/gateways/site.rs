@@ -170,7 +170,8 @@ impl Plan {
     pub fn post(&self, i: usize, path: &str, body: &Value) -> (u16, Value) {
         let body = body.to_string();
         let head = format!("Host: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n", body.len());
-        let answer = self.exchange(i, &format!("POST {path} HTTP/1.1\r\n{head}Connection: close\r\n\r\n{body}"));
+        let answer =
+            self.exchange(i, &format!("POST {path} HTTP/1.1\r\n{head}Connection: close\r\n\r\n{body}"));
         status_and_json(&answer.unwrap_or_default())
     }
 

@@ -85,9 +85,23 @@ pub fn check_join(me: &Hello, asked: &JoinQuestion) -> Result<(), PeerRefusal> {
 
 impl JoinQuestion {
     /// The question of a box of this release.
-    pub fn new(site: String, token: JoinToken, incarnation: Incarnation, addresses: GatewayAddresses) -> Self {
+    pub fn new(
+        site: String,
+        token: JoinToken,
+        incarnation: Incarnation,
+        addresses: GatewayAddresses,
+    ) -> Self {
         let (oldest, newest) = (PROTOCOL_OLDEST, PROTOCOL_NEWEST);
-        Self { oldest, newest, site, token, incarnation, addresses, zone: None, level: crate::directory::FIRST_LEVEL }
+        Self {
+            oldest,
+            newest,
+            site,
+            token,
+            incarnation,
+            addresses,
+            zone: None,
+            level: crate::directory::FIRST_LEVEL,
+        }
     }
 }
 
@@ -150,7 +164,10 @@ mod tests {
         let asked = JoinQuestion { site: "plant-7".into(), oldest: 2, newest: 2, ..question() };
         assert_eq!(check_join(&me, &asked), Ok(()));
         let said = check_join(&me, &JoinQuestion { site: "plant-8".into(), ..asked.clone() }).unwrap_err().0;
-        assert!(said.contains("plant-7") && said.contains("plant-8") && said.contains("site.seeds"), "{said}");
+        assert!(
+            said.contains("plant-7") && said.contains("plant-8") && said.contains("site.seeds"),
+            "{said}"
+        );
         for (oldest, newest) in [(1, 1), (4, 5)] {
             let said = check_join(&me, &JoinQuestion { oldest, newest, ..asked.clone() }).unwrap_err().0;
             assert!(said.contains("protocols 2 to 3") && said.contains("release"), "{said}");

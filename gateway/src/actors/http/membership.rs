@@ -1,4 +1,4 @@
-//! Operators' orders to the directory: `/v1/gateways/{id}/...` changes a gateway's place in the site, `/v1/moves/...`
+//! Operators' orders to the directory: `/v1/invitations` lets a gateway join, `/v1/gateways/{id}/...` changes a gateway's place in the site, `/v1/moves/...`
 //! pauses and bounds all moves of replicas.
 //!
 //! An order has an idempotency key, which the client draws and sends as `Idempotency-Key`. The directory remembers the

@@ -403,6 +403,21 @@ fn paths() -> Vec<Described> {
             )
         },
         Described {
+            parameters: vec![key()],
+            body: Some(invitation()),
+            problems: &[409, 503],
+            ..described(
+                Post,
+                "/v1/invitations",
+                "site",
+                "Lets one new gateway join",
+                "The answer holds the one-time `token`, of which the site keeps only a hash, and `seeds`, the addresses where gateways of the \
+                 site listen for each other. A repeated request needs the same `token` in its body, so clients that repeat draw it \
+                 themselves.",
+                json_of(ordered()),
+            )
+        },
+        Described {
             parameters: vec![path_parameter(
                 "id",
                 "The ledger: 32 hexadecimal digits, as the node's `/v1/status` has it.",
@@ -511,6 +526,36 @@ fn body(about: &str, example: Value) -> RequestBody {
     RequestBodyBuilder::new()
         .description(Some(about))
         .content("application/json", content(Schema::from(schema.build()), Some(example)))
+        .required(Some(Required::True))
+        .build()
+}
+
+/// The body of an invitation.
+fn invitation() -> RequestBody {
+    let about = "What the invitation admits; all fields may be missing.";
+    let token =
+        string("^[0-9a-fA-F]{64}$").description(Some("Drawn by the client; without it, by the gateway."));
+    let replaces = plain(Type::Integer).description(Some(
+        "The gateway whose place the new one takes; it is removed when it holds nothing more.",
+    ));
+    let witness = flag("Whether it only votes.");
+    let weight = plain(Type::Integer)
+        .minimum(Some(1))
+        .description(Some("Its share of the replicas; as the replaced gateway, or 1."));
+    let zone = text("Its zone; what its own settings say, or as the replaced gateway.");
+    let lasts = plain(Type::Integer)
+        .minimum(Some(1))
+        .description(Some("When the token expires, in seconds; 3600, at most seven days."));
+    let schema = ObjectBuilder::new()
+        .property("token", token)
+        .property("replaces", replaces)
+        .property("witness", witness)
+        .property("weight", weight)
+        .property("zone", zone)
+        .property("lasts_s", lasts);
+    RequestBodyBuilder::new()
+        .description(Some(about))
+        .content("application/json", content(Schema::from(schema.build()), Some(json!({ "replaces": 2 }))))
         .required(Some(Required::True))
         .build()
 }

@@ -4,8 +4,8 @@ use super::noise::{self, Accepted, Encrypted, FrameReader, FrameWriter, LinkErro
 use crate::actors::messages::admission::{AskToJoin, JoinDecision};
 use crate::identity::Identity;
 use crate::static_key::StaticKey;
-use selvedge_fabric::directory::GatewayKey;
 use actix::Recipient;
+use selvedge_fabric::directory::GatewayKey;
 use selvedge_fabric::link::{
     Greeting, HANDSHAKE_TIMEOUT_MS, Hello, JoinQuestion, MAX_GREETING_BYTES, PeerList, PeerRefusal, check,
     check_join, no_common_protocol,

@@ -55,12 +55,7 @@ pub async fn ask_to_join(
     }
 }
 
-async fn ask(
-    seed: &str,
-    key: &LinkKey,
-    own: &StaticKey,
-    question: &JoinQuestion,
-) -> Result<Said, LinkError> {
+async fn ask(seed: &str, key: &LinkKey, own: &StaticKey, question: &JoinQuestion) -> Result<Said, LinkError> {
     let limit = Duration::from_millis(CONNECT_TIMEOUT_MS);
     let connected = timeout(limit, TcpStream::connect(seed)).await;
     let socket = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
