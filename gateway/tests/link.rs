@@ -440,7 +440,7 @@ fn a_removed_peer_goes_down_and_is_refused_with_the_reason() {
             let listed: Vec<_> = stays.links.status().into_iter().map(|s| s.peer).collect();
             assert_eq!(listed, [id(3)]);
             if removed == 1 {
-                let says = "g1 was removed from the site and can't come back under this id; stop it, or set its box up";
+                let says = "g1 was removed from the site and can't come back under this id; stop it, or let its box join";
                 eventually("who was removed says so", || goes.trouble(other).contains(says)).await;
             }
             stays.links.send(id(removed), vec![message(1, 9)]);

@@ -1,5 +1,6 @@
 //! Deliberate faults: their kind, their time and the gateway they hit. Only one at a time: the next waits until the last is over
-//! and all gateways are ready again, since the site promises to survive the loss of a minority.
+//! and all gateways are ready again, since the site promises to survive the loss of a minority. A gateway that joins or leaves
+//! is none that is lost, so kills and pauses go on meanwhile.
 
 use crate::options::Options;
 use std::time::{Duration, Instant};
@@ -16,6 +17,17 @@ pub enum FaultKind {
     Pause,
     /// Its network is cut.
     Cut,
+    /// SIGKILL, its disk is deleted, and a new gateway takes its place.
+    Replace,
+    /// A new gateway joins, or one leaves.
+    Grow,
+}
+
+impl FaultKind {
+    /// Whether this may happen while a gateway joins or leaves.
+    pub fn goes_with_growth(self) -> bool {
+        matches!(self, Self::Kill | Self::Pause)
+    }
 }
 
 /// How often each was done.
@@ -26,12 +38,21 @@ pub struct Done {
     pub pauses: u64,
     /// Cuts of the network.
     pub cuts: u64,
+    pub replacements: u64,
+    /// Gateways that joined or left.
+    pub growths: u64,
 }
 
 impl Done {
     /// In words, what was done; empty if nothing was.
     pub fn text(&self) -> String {
-        let named = [("kills", self.kills), ("pauses", self.pauses), ("cuts", self.cuts)];
+        let named = [
+            ("kills", self.kills),
+            ("pauses", self.pauses),
+            ("cuts", self.cuts),
+            ("replacements", self.replacements),
+            ("joins and leaves", self.growths),
+        ];
         let some = named.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("  {name} {n}"));
         some.collect()
     }
@@ -41,7 +62,7 @@ impl Done {
 #[derive(Debug)]
 pub struct Schedule {
     due: Vec<(FaultKind, Duration, Instant)>,
-    lasts: [Duration; 3],
+    lasts: [Duration; 5],
     done: Done,
 }
 
@@ -52,19 +73,25 @@ impl Schedule {
             (FaultKind::Kill, options.kill_every),
             (FaultKind::Pause, options.pause_every),
             (FaultKind::Cut, options.cut_every),
+            (FaultKind::Replace, options.replace_every),
+            (FaultKind::Grow, options.grow_every),
         ];
         let due = every.into_iter().filter_map(|(kind, every)| Some((kind, every?, now + every?))).collect();
-        let lasts = [options.down_for.unwrap_or_default(), options.pause_for, options.cut_for];
+        let down_for = options.down_for.unwrap_or_default();
+        let lasts = [down_for, options.pause_for, options.cut_for, Duration::ZERO, Duration::ZERO];
         Self { due, lasts, done: Done::default() }
     }
 
-    /// What is to be done now, if anything; it counts as done.
-    pub fn next(&mut self, now: Instant) -> Option<FaultKind> {
-        let (kind, ..) = *self.due.iter().filter(|(.., at)| *at <= now).min_by_key(|(.., at)| *at)?;
+    /// What of the kinds that may be done now is due, if anything; it counts as done.
+    pub fn next(&mut self, now: Instant, may: impl Fn(FaultKind) -> bool) -> Option<FaultKind> {
+        let due = self.due.iter().filter(|(kind, _, at)| *at <= now && may(*kind));
+        let (kind, ..) = *due.min_by_key(|(.., at)| *at)?;
         *match kind {
             FaultKind::Kill => &mut self.done.kills,
             FaultKind::Pause => &mut self.done.pauses,
             FaultKind::Cut => &mut self.done.cuts,
+            FaultKind::Replace => &mut self.done.replacements,
+            FaultKind::Grow => &mut self.done.growths,
         } += 1;
         Some(kind)
     }
@@ -100,16 +127,18 @@ mod tests {
         let start = Instant::now();
         let at = |s: u64| start + Duration::from_secs(s);
         let mut schedule = Schedule::new(&options, start);
-        assert_eq!(schedule.next(at(4)), None);
-        assert_eq!(schedule.next(at(5)), Some(FaultKind::Kill));
+        let any = |_| true;
+        assert_eq!(schedule.next(at(4), any), None);
+        assert_eq!(schedule.next(at(5), |kind| kind != FaultKind::Kill), None, "it may not be done");
+        assert_eq!(schedule.next(at(5), any), Some(FaultKind::Kill));
         assert_eq!(schedule.lasts(FaultKind::Kill), Duration::ZERO);
         schedule.rest(FaultKind::Kill, at(8));
-        assert_eq!(schedule.next(at(8)), None, "a pause is due, and the site rests");
-        assert_eq!(schedule.next(at(9)), Some(FaultKind::Pause));
+        assert_eq!(schedule.next(at(8), any), None, "a pause is due, and the site rests");
+        assert_eq!(schedule.next(at(9), any), Some(FaultKind::Pause));
         assert_eq!(schedule.lasts(FaultKind::Pause), Duration::from_secs(2));
         schedule.rest(FaultKind::Pause, at(12));
-        assert_eq!(schedule.next(at(13)), Some(FaultKind::Kill));
-        assert_eq!(schedule.done(), Done { kills: 2, pauses: 1, cuts: 0 });
+        assert_eq!(schedule.next(at(13), any), Some(FaultKind::Kill));
+        assert_eq!(schedule.done(), Done { kills: 2, pauses: 1, ..Done::default() });
         assert_eq!(schedule.done().text(), "  kills 2  pauses 1");
     }
 
@@ -117,6 +146,9 @@ mod tests {
     fn nothing_is_done_unasked() {
         let options = Options::try_parse_from(["x"]).unwrap();
         let start = Instant::now();
-        assert_eq!(Schedule::new(&options, start).next(start + Duration::from_secs(1_000_000)), None);
+        assert_eq!(
+            Schedule::new(&options, start).next(start + Duration::from_secs(1_000_000), |_| true),
+            None
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The HTTP client for the site's own processes: a GET, bounded in time and size.
+//! The HTTP client for the site's own processes: one request, bounded in time and size.
 
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -35,10 +35,29 @@ pub async fn glance_json(address: SocketAddrV4, path: &str) -> Option<serde_json
     if status == 200 { serde_json::from_slice(&body).ok() } else { None }
 }
 
+/// Sends an order, with this body if it has one; nothing if it is not answered in time.
+pub async fn order(
+    address: SocketAddrV4,
+    method: &str,
+    path: &str,
+    body: Option<&serde_json::Value>,
+) -> Option<HttpAnswer> {
+    let body = body.map(ToString::to_string).unwrap_or_default();
+    let ordered = exchange(address, method, path, &body);
+    tokio::time::timeout(Duration::from_millis(PATIENCE_MS), ordered).await.ok()?
+}
+
 async fn ask(address: SocketAddrV4, path: &str) -> Option<HttpAnswer> {
+    exchange(address, "GET", path, "").await
+}
+
+async fn exchange(address: SocketAddrV4, method: &str, path: &str, body: &str) -> Option<HttpAnswer> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     // HTTP/1.0, so that the end of the answer is the end of the stream.
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await.ok()?;

@@ -3,6 +3,7 @@
 mod account;
 mod faults;
 mod folder;
+mod growth;
 mod http;
 mod net;
 mod options;

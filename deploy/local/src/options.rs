@@ -10,6 +10,9 @@ use std::time::Duration;
 /// The most gateways of a local site.
 pub const MAX_GATEWAYS_ENTRIES: u16 = 16;
 
+/// How many gateways more than `--gateways` a site that grows has at most.
+const MAX_JOINED_ENTRIES: u16 = 2;
+
 /// The shortest time between two faults.
 const MIN_FAULT_EVERY_MS: u128 = 100;
 
@@ -72,6 +75,13 @@ pub struct Options {
     /// Keep a cut for this time.
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_time)]
     pub cut_for: Duration,
+    /// Kill a random gateway for good, this often (30s): delete its disk, and have a new gateway take its place. Each next
+    /// fault comes only when the site is whole again.
+    #[arg(long, value_name = "TIME", value_parser = parse_every, conflicts_with = "data_dir")]
+    pub replace_every: Option<Duration>,
+    /// Let a new gateway join, or a random one leave, this often (30s). Kills and pauses go on meanwhile.
+    #[arg(long, value_name = "TIME", value_parser = parse_every, conflicts_with_all = ["data_dir", "cut_every"])]
+    pub grow_every: Option<Duration>,
     /// Set a setting of all gateways, such as log.commit_delay_ms=250, or of the node if the key begins with `node.`, such
     /// as node.http.sql.enabled=true; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_setting)]
@@ -105,6 +115,11 @@ impl Options {
     /// The node's settings beside those in its file.
     pub fn node_settings(&self) -> Vec<String> {
         self.settings.iter().filter_map(|setting| setting.strip_prefix(OF_NODE)).map(str::to_string).collect()
+    }
+
+    /// How many boxes there are for gateways: those that the site begins with, and those that may join.
+    pub fn boxes(&self) -> u16 {
+        self.gateways + if self.grow_every.is_some() { MAX_JOINED_ENTRIES } else { 0 }
     }
 
     /// The address of gateway `index`: loopback, or one in its network namespace.
@@ -203,6 +218,10 @@ mod tests {
         let text = "--for 30s --devices 0 --rate 2.5 --gateways 5 --replay a.csv --replay b.csv --speed max \
                     --data-dir x --mqtt-port 2000 --http-port 3000 --node-port 4000 --uplink-port 5000 \
                     --kill-every 1500ms --down-for 1s --pause-every 7s --pause-for 3s --cut-every 9s --cut-for 4s --json";
+        let growing = parse(&["--grow-every", "20s", "--replace-every", "30s"]).unwrap();
+        assert_eq!((growing.gateways, growing.boxes()), (3, 5));
+        assert_eq!(growing.replace_every, Some(Duration::from_secs(30)));
+        assert!(parse(&["--grow-every", "20s", "--data-dir", "x"]).is_err(), "nothing of it is kept");
         let options = parse(&text.split_whitespace().collect::<Vec<_>>()).unwrap();
         assert_eq!(options.run_for, Some(Duration::from_secs(30)));
         assert_eq!(options.kill_every, Some(Duration::from_millis(1_500)));

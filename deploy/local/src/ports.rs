@@ -60,7 +60,7 @@ pub fn wanted(options: &Options) -> Result<Vec<Wanted>, PortError> {
     };
     want(options.node_port, 0, "the node's HTTP".to_string(), "--node-port")?;
     want(options.uplink_port, 0, "the node's uplink".to_string(), "--uplink-port")?;
-    for i in 0..options.gateways {
+    for i in 0..options.boxes() {
         want(options.mqtt_port, i, format!("MQTT of gateway {}", i + 1), "--mqtt-port")?;
         want(options.http_port, i, format!("HTTP of gateway {}", i + 1), "--http-port")?;
     }

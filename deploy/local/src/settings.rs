@@ -3,7 +3,10 @@
 use crate::folder::Folder;
 use crate::options::Options;
 use selvedge_seal::SiteSecret;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::net::SocketAddrV4;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// The name of the local site.
@@ -39,18 +42,78 @@ pub fn write(options: &Options, folder: &Folder) -> Result<Files, String> {
         }
         Ok::<PathBuf, String>(path)
     };
-    let secrets = Secrets { site: drawn("site-secret")?, uplink: drawn("uplink-password")? };
-    let put = |name: String, text: String| {
-        let path = folder.at(&name);
-        std::fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
-        Ok::<PathBuf, String>(path)
+    let secrets = Secrets { site: drawn(SITE_SECRET)?, uplink: drawn(UPLINK_PASSWORD)? };
+    let node = put(folder.path(), "node.toml", &node_toml(options, folder.path(), &secrets))?;
+    let peer = |i: u16| {
+        let port = folder.kept.peer_ports.get(usize::from(i)).copied().unwrap_or(0);
+        SocketAddrV4::new(options.gateway_host(i), port)
     };
-    let node = put("node.toml".to_string(), node_toml(options, folder.path(), &secrets))?;
     let gateways = (0..options.gateways).map(|index| {
-        let text = gateway_toml(options, &folder.kept.peer_ports, folder.path(), &secrets, index);
-        put(format!("gateway-{}.toml", index + 1), text)
+        let text =
+            gateway_toml(options, folder.path(), &secrets, index, peer(index), &first(options, peer, index));
+        put(folder.path(), &format!("gateway-{}.toml", index + 1), &text)
     });
     Ok(Files { gateways: gateways.collect::<Result<_, _>>()?, node })
+}
+
+/// Writes the settings of a gateway that joins at box `index`, where it listens for the others at this port, and the
+/// token. Returns the path of the settings.
+///
+/// # Errors
+/// Names the file that can't be written.
+pub fn write_joining(
+    options: &Options,
+    folder: &Path,
+    index: u16,
+    port: u16,
+    token: &str,
+    seeds: &serde_json::Value,
+) -> Result<PathBuf, String> {
+    let token_file = folder.join(format!("gateway-{}.token", index + 1));
+    let mut open = OpenOptions::new();
+    let written = open.create(true).truncate(true).write(true).mode(0o600).open(&token_file);
+    let written = written.and_then(|mut file| file.write_all(token.as_bytes()));
+    written.map_err(|e| format!("{}: {e}", token_file.display()))?;
+    let entry = EntryLines {
+        site: format!("seeds = {seeds}\n"),
+        gateway: format!("join_token_file = {}\n", quoted(&token_file)),
+    };
+    let secrets = Secrets { site: folder.join(SITE_SECRET), uplink: folder.join(UPLINK_PASSWORD) };
+    let peer = SocketAddrV4::new(options.gateway_host(index), port);
+    let text = gateway_toml(options, folder, &secrets, index, peer, &entry);
+    put(folder, &format!("gateway-{}.toml", index + 1), &text)
+}
+
+fn put(folder: &Path, name: &str, text: &str) -> Result<PathBuf, String> {
+    let path = folder.join(name);
+    std::fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(path)
+}
+
+const SITE_SECRET: &str = "site-secret";
+const UPLINK_PASSWORD: &str = "uplink-password";
+
+/// How a gateway comes to the site, as lines of its settings.
+struct EntryLines {
+    /// In the section `site`.
+    site: String,
+    /// In the section `gateway`.
+    gateway: String,
+}
+
+/// One of the gateways with which the site begins.
+fn first(options: &Options, peer: impl Fn(u16) -> SocketAddrV4, index: u16) -> EntryLines {
+    let members = (0..options.gateways)
+        .map(|i| format!("  {{ id = {}, peer = \"{}\", weight = 1 }},\n", i + 1, peer(i)));
+    EntryLines {
+        site: format!("gateways = [\n{}]\n", members.collect::<String>()),
+        gateway: format!("id = {}\n", index + 1),
+    }
+}
+
+/// The name of the data folder of the gateway at box `index`.
+pub fn data(index: u16) -> String {
+    format!("gateway-{}", index + 1)
 }
 
 /// A path as a quoted TOML string.
@@ -82,19 +145,20 @@ fn node_toml(options: &Options, folder: &Path, secrets: &Secrets) -> String {
     )
 }
 
-fn gateway_toml(options: &Options, peers: &[u16], folder: &Path, secrets: &Secrets, index: u16) -> String {
-    let peer = |i: u16| {
-        let port = peers.get(usize::from(i)).copied().unwrap_or(0);
-        SocketAddrV4::new(options.gateway_host(i), port)
-    };
-    let members = (0..options.gateways)
-        .map(|i| format!("  {{ id = {}, peer = \"{}\", weight = 1 }},\n", i + 1, peer(i)));
+fn gateway_toml(
+    options: &Options,
+    folder: &Path,
+    secrets: &Secrets,
+    index: u16,
+    peer: SocketAddrV4,
+    entry: &EntryLines,
+) -> String {
     let topics = TOPICS
         .map(|(topic, decoder)| format!("[[topics]]\ntopic = \"{topic}\"\ndecoder = \"{decoder}\"\n\n"));
-    let id = index + 1;
+    let EntryLines { site, gateway } = entry;
     format!(
-        "[site]\nname = \"{SITE}\"\nsecret_file = {secret}\ngateways = [\n{members}]\n\n\
-         [gateway]\nid = {id}\ndata_dir = {data}\n\n\
+        "[site]\nname = \"{SITE}\"\nsecret_file = {secret}\n{site}\n\
+         [gateway]\n{gateway}data_dir = {data}\n\n\
          [mqtt]\nbind = \"{mqtt}\"\n\n[http]\nbind = \"{http}\"\nopen = {open}\n\n[peer]\nbind = \"{peer}\"\n\n\
          [uplink]\nhost = \"{node}\"\nport = {uplink}\n\
          username = \"{UPLINK_USERNAME}\"\npassword_file = {password}\n\n\
@@ -102,13 +166,11 @@ fn gateway_toml(options: &Options, peers: &[u16], folder: &Path, secrets: &Secre
          {topics}",
         secret = quoted(&secrets.site),
         password = quoted(&secrets.uplink),
-        members = members.collect::<String>(),
-        data = quoted(&folder.join(format!("gateway-{id}"))),
+        data = quoted(&folder.join(data(index))),
         mqtt = options.mqtt(index),
         http = options.http(index),
         // Only network namespaces of this machine reach an address that is not loopback.
         open = !options.gateway_host(index).is_loopback(),
-        peer = peer(index),
         node = options.node_host(),
         uplink = options.uplink_port,
         topics = topics.concat(),
@@ -122,6 +184,7 @@ mod tests {
     use firmware_sim::fleet::KINDS;
     use firmware_sim::payload::{Content, encode};
     use selvedge_fabric::decode::Decoded;
+    use selvedge_gateway::settings::Entry;
     use selvedge_types::time::EpochMs;
 
     /// A site's files, and what the first gateway makes of its own.
@@ -147,8 +210,13 @@ mod tests {
             let peer = settings.site.gateways.get(i).unwrap().peer.clone();
             assert_eq!(peer, settings.peer.bind.to_string());
             let checked = settings.check().unwrap();
-            assert_eq!(usize::from(checked.me.0), i + 1);
-            assert_eq!(checked.membership, first.membership);
+            let (Entry::Founds { me, genesis, .. }, Entry::Founds { genesis: of_first, .. }) =
+                (checked.entry, &first.entry)
+            else {
+                panic!("they are the first")
+            };
+            assert_eq!(usize::from(me.0), i + 1);
+            assert_eq!(genesis, *of_first);
         }
         let node = selvedge_node::settings::NodeSettings::load(Some(&files.node), &[]).unwrap();
         let node = node.check().unwrap();
@@ -157,6 +225,24 @@ mod tests {
         assert_eq!(password, first.password, "also where the node's address can be reached by others");
         let (again, _) = written(&dir, &["--gateways", "5"]);
         assert_eq!(again, files, "a second start finds its secret");
+    }
+
+    #[test]
+    fn a_gateway_that_joins_takes_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (files, first) = written(&dir, &[]);
+        let folder = files.node.parent().unwrap();
+        let options = Options::try_parse_from(["x", "--grow-every", "9s"]).unwrap();
+        let seeds = serde_json::json!(["127.0.0.1:7001", "127.0.0.1:7002"]);
+        let file = write_joining(&options, folder, 3, 7009, &"5f".repeat(32), &seeds).unwrap();
+        let settings = selvedge_gateway::settings::Settings::load(Some(&file), &[]).unwrap();
+        assert_eq!(settings.mqtt.bind.port(), 1886);
+        let token = std::fs::read_to_string(&settings.gateway.join_token_file).unwrap();
+        assert_eq!(token, "5f".repeat(32));
+        let checked = settings.check().unwrap();
+        assert_eq!(checked.secret.id(), first.secret.id());
+        let Entry::Joins { seeds, address } = checked.entry else { panic!("it joins") };
+        assert_eq!((seeds.len(), address.as_str()), (2, "127.0.0.1:7009"));
     }
 
     #[test]
@@ -194,7 +280,9 @@ mod tests {
     fn every_process_gets_its_own_ports_and_folder() {
         let options = Options::try_parse_from(["x"]).unwrap();
         let secrets = Secrets { site: "/x y/s".into(), uplink: "/x y/p".into() };
-        let text = gateway_toml(&options, &[7001, 7002, 7003], Path::new("/x y"), &secrets, 1);
+        let peer = |i: u16| SocketAddrV4::new(options.gateway_host(i), 7001 + i);
+        let first = first(&options, peer, 1);
+        let text = gateway_toml(&options, Path::new("/x y"), &secrets, 1, peer(1), &first);
         for line in [
             "id = 2",
             "data_dir = \"/x y/gateway-2\"",

@@ -2,6 +2,7 @@
 
 use crate::faults::{Done, FaultKind, Schedule};
 use crate::folder::Folder;
+use crate::growth::{Change, ChangeKind, Next, Request};
 use crate::http;
 use crate::net::{self, Cut};
 use crate::options::Options;
@@ -12,6 +13,7 @@ use crate::status::{self, Gateway, Leaders, Node};
 use firmware_sim::fleet::Fleet;
 use rustix::process::Signal;
 use std::net::SocketAddrV4;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
@@ -24,18 +26,43 @@ const READY_POLL_MS: u64 = 50;
 /// The running processes of a site, and the faults done to them.
 #[derive(Debug)]
 pub struct Site {
-    gateways: Vec<Process>,
+    /// A place for each gateway, those that may join included.
+    boxes: Vec<SiteBox>,
     node: Process,
-    http: Vec<SocketAddrV4>,
     node_http: SocketAddrV4,
     /// The network namespaces, if they have any of their own.
     net: Option<String>,
     leaders: Leaders,
-    /// How many shards each gateway led when it was last looked at.
-    leading: Vec<u64>,
     schedule: Schedule,
     /// The fault that the site has not got over yet.
     trouble: Option<Trouble>,
+    /// The change of the site's gateways that is under way.
+    growth: Option<Growth>,
+    /// What new gateways' files are made of.
+    options: Options,
+    folder: PathBuf,
+}
+
+/// A place for a gateway: its addresses, and the process that runs there.
+#[derive(Debug)]
+struct SiteBox {
+    process: Option<Process>,
+    /// The number of the gateway that runs here.
+    id: u64,
+    http: SocketAddrV4,
+    /// How many shards it led when it was last looked at.
+    leading: u64,
+}
+
+/// A change of the site's gateways, and the box that it concerns.
+#[derive(Debug)]
+struct Growth {
+    change: Change,
+    at: usize,
+    /// Where a new gateway listens for the others.
+    peer_port: u16,
+    /// The site has settled; it remains to wait until all gateways are ready.
+    settled: bool,
 }
 
 /// A fault that was done to a gateway.
@@ -49,7 +76,7 @@ struct Trouble {
 }
 
 impl Site {
-    /// Starts the node and all gateways.
+    /// Starts the node and all gateways with which the site begins.
     ///
     /// # Errors
     /// In words, with what the process said last.
@@ -58,23 +85,23 @@ impl Site {
         let log = |name: &str| folder.at(&format!("{name}.log"));
         let (name, own) = ("the node".to_string(), options.node_settings());
         let node = Process::start(Program::Node, name, files.node, log("node"), None, &own)?;
-        let own = options.gateway_settings();
-        let mut gateways = Vec::new();
-        for (i, config) in files.gateways.into_iter().enumerate() {
-            let (name, log) = (format!("gateway {}", i + 1), log(&format!("gateway-{}", i + 1)));
-            let namespace = options.net.as_ref().map(|net| net::namespace(net, i));
-            gateways.push(Process::start(Program::Gateway, name, config, log, namespace, &own)?);
+        let mut boxes = Vec::new();
+        for (at, http) in (0..options.boxes()).map(|i| options.http(i)).enumerate() {
+            let config = files.gateways.get(at).cloned();
+            let process = config.map(|config| gateway(options, folder.path(), at, config)).transpose()?;
+            boxes.push(SiteBox { process, id: at as u64 + 1, http, leading: 0 });
         }
         Ok(Self {
-            gateways,
+            boxes,
             node,
-            http: (0..options.gateways).map(|i| options.http(i)).collect(),
             node_http: options.node_http(),
             net: options.net.clone(),
             leaders: Leaders::default(),
-            leading: Vec::new(),
             schedule: Schedule::new(options, Instant::now()),
             trouble: None,
+            growth: None,
+            options: options.clone(),
+            folder: folder.path().to_path_buf(),
         })
     }
 
@@ -85,7 +112,8 @@ impl Site {
     pub async fn ready(&mut self) -> Result<(), String> {
         let until = Instant::now() + Duration::from_millis(READY_PATIENCE_MS);
         let mut waiting = vec![("the node".to_string(), self.node_http)];
-        waiting.extend(self.gateways.iter().map(|g| g.name.clone()).zip(self.http.iter().copied()));
+        let running = self.boxes.iter().filter_map(|b| Some((b.process.as_ref()?.name.clone(), b.http)));
+        waiting.extend(running);
         while let Some((name, address)) = waiting.last() {
             self.check()?;
             if is_ready(*address).await {
@@ -108,7 +136,8 @@ impl Site {
     /// # Errors
     /// Names it and shows what it said last.
     pub fn check(&mut self) -> Result<(), String> {
-        for process in std::iter::once(&mut self.node).chain(&mut self.gateways) {
+        let gateways = self.boxes.iter_mut().filter_map(|b| b.process.as_mut());
+        for process in std::iter::once(&mut self.node).chain(gateways) {
             if let Some(status) = process.ended() {
                 return Err(format!(
                     "{} has ended ({status}); it said:\n{}",
@@ -125,30 +154,38 @@ impl Site {
         let mut asked = JoinSet::new();
         // One that can't answer is not waited for.
         let silent = self.trouble.filter(|t| !t.healed).map(|t| t.gateway);
-        for (i, address) in self.http.iter().copied().enumerate().filter(|(i, _)| Some(*i) != silent) {
+        let running =
+            self.boxes.iter().enumerate().filter(|(i, b)| b.process.is_some() && Some(*i) != silent);
+        for (i, address) in running.map(|(i, b)| (i, b.http)) {
             asked.spawn(async move { (i, http::glance_json(address, "/v1/status").await) });
         }
         let node = http::glance_json(self.node_http, "/v1/status").await;
         let metrics = http::glance(self.node_http, "/metrics").await.map_or(Vec::new(), |(_, body)| body);
-        let mut gateways = vec![Gateway::default(); self.http.len()];
+        let mut gateways = vec![Gateway::default(); self.boxes.len()];
         while let Some(answer) = asked.join_next().await {
             let Ok((i, value)) = answer else { continue };
             if let Some(gateway) = gateways.get_mut(i) {
                 *gateway = status::gateway(value.as_ref());
             }
         }
-        self.leading = gateways.iter().map(|g| g.leading).collect();
         self.leaders.observe(gateways.iter().map(|g| g.leads.as_slice()));
-        (gateways, status::node(node.as_ref(), &String::from_utf8_lossy(&metrics)))
+        for (b, gateway) in self.boxes.iter_mut().zip(&mut gateways) {
+            b.leading = gateway.leading;
+            gateway.id = gateway.id.or(Some(b.id).filter(|id| *id > 0));
+        }
+        let shown = self.boxes.iter().zip(gateways).filter(|(b, _)| b.process.is_some());
+        let shown = shown.map(|(_, gateway)| gateway).collect();
+        (shown, status::node(node.as_ref(), &String::from_utf8_lossy(&metrics)))
     }
 
-    /// Does to a gateway what is due, heals what has lasted long enough, and notes when all are ready again. When it
-    /// may do no more harm, what there is is healed at once.
+    /// Does to a gateway what is due, heals what has lasted long enough, carries changes of the gateways on, and notes when
+    /// all are ready again. When it may do no more harm, what there is is healed at once.
     ///
     /// # Errors
     /// When a gateway can't be started again, or the network not be cut or mended.
     pub async fn harass(&mut self, fleet: Option<&Fleet>, may: bool) -> Result<(), String> {
         let now = Instant::now();
+        self.grow().await?;
         match self.trouble {
             Some(trouble) if !trouble.healed => {
                 if !may || trouble.heal_at <= now {
@@ -157,17 +194,20 @@ impl Site {
                 }
             }
             Some(trouble) => {
-                let mut ready = true;
-                for address in &self.http {
-                    ready &= is_ready(*address).await;
-                }
-                if ready {
+                // A gateway that joins is not ready for a while, and nobody waits for it.
+                let joins = self.growth.as_ref().map(|growth| growth.at);
+                if self.all_ready(joins).await {
                     self.trouble = None;
                     self.schedule.rest(trouble.kind, Instant::now());
                 }
             }
             None => {
-                if let Some(kind) = may.then(|| self.schedule.next(now)).flatten() {
+                let allowed = match self.growth.as_ref().map(|growth| growth.change.kind()) {
+                    None => |_| true,
+                    Some(ChangeKind::Replace(_)) => |_| false,
+                    Some(_) => FaultKind::goes_with_growth,
+                };
+                if let Some(kind) = may.then(|| self.schedule.next(now, allowed)).flatten() {
                     self.strike(kind, fleet).await?;
                 }
             }
@@ -175,12 +215,125 @@ impl Site {
         Ok(())
     }
 
+    /// Whether all gateways are ready, but for the one at this box.
+    async fn all_ready(&self, but: Option<usize>) -> bool {
+        for (_, b) in self.boxes.iter().enumerate().filter(|(i, b)| b.process.is_some() && Some(*i) != but) {
+            if !is_ready(b.http).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Begins a change of the site's gateways.
+    async fn begin(&mut self, kind: FaultKind, fleet: Option<&Fleet>) -> Result<(), String> {
+        let running: Vec<usize> = (0..self.boxes.len()).filter(|i| self.is_running(*i)).collect();
+        let free = (0..self.boxes.len()).find(|i| !self.is_running(*i));
+        let may_leave = running.len() > usize::from(self.options.gateways);
+        let peer_port = selvedge_ports::claim(1).map_err(|e| format!("no free port: {e}"))?;
+        let any = |of: &[usize]| fastrand::choice(of.to_vec()).unwrap_or(0);
+        let (name, at) = match (kind, free) {
+            (FaultKind::Replace, _) => ("replacement", any(&running)),
+            (_, Some(free)) if !may_leave || fastrand::bool() => ("join", free),
+            _ => ("leave", any(&running)),
+        };
+        let host = self.options.gateway_host(at as u16);
+        let Some(b) = self.boxes.get_mut(at) else { return Ok(()) };
+        let kind = match name {
+            "join" => ChangeKind::Join,
+            "leave" => ChangeKind::Leave(b.id),
+            _ => ChangeKind::Replace(b.id),
+        };
+        if let ChangeKind::Replace(_) = kind
+            && let Some(mut process) = b.process.take()
+        {
+            process.kill().await;
+            self.empty(at)?;
+        }
+        if let Some(fleet) = fleet {
+            fleet.fault(name, at);
+        }
+        let change = Change::new(kind, SocketAddrV4::new(host, peer_port).to_string());
+        self.growth = Some(Growth { change, at, peer_port, settled: false });
+        Ok(())
+    }
+
+    /// Carries the change that is under way one step on.
+    async fn grow(&mut self) -> Result<(), String> {
+        let Some(mut growth) = self.growth.take() else { return Ok(()) };
+        let (at, kind) = (growth.at, growth.change.kind());
+        if growth.settled {
+            if self.all_ready(None).await {
+                let fault =
+                    if matches!(kind, ChangeKind::Replace(_)) { FaultKind::Replace } else { FaultKind::Grow };
+                self.schedule.rest(fault, Instant::now());
+            } else {
+                self.growth = Some(growth);
+            }
+            return Ok(());
+        }
+        // One that stays, whichever: it may be down at the moment.
+        let others = self.boxes.iter().enumerate().filter(|(i, b)| *i != at && b.process.is_some());
+        let Some(http) = fastrand::choice(others.map(|(_, b)| b.http).collect::<Vec<_>>()) else {
+            self.growth = Some(growth);
+            return Ok(());
+        };
+        let Request { method, path, body } = growth.change.request();
+        let answer = http::order(http, method, &path, body.as_ref()).await;
+        let answer = answer.map(|(status, body)| (status, serde_json::from_slice(&body).unwrap_or_default()));
+        match growth.change.answered(answer) {
+            Next::Wait => {}
+            Next::Start { token, seeds } => {
+                let index = at as u16;
+                let config = settings::write_joining(
+                    &self.options,
+                    &self.folder,
+                    index,
+                    growth.peer_port,
+                    &token,
+                    &seeds,
+                )?;
+                let process = gateway(&self.options, &self.folder, at, config)?;
+                if let Some(b) = self.boxes.get_mut(at) {
+                    (b.process, b.id) = (Some(process), 0);
+                }
+            }
+            Next::End => {
+                if let Some(mut process) = self.boxes.get_mut(at).and_then(|b| b.process.take()) {
+                    process.stop().await;
+                }
+                self.empty(at)?;
+            }
+            Next::Done(new) => {
+                growth.settled = true;
+                if let (Some(new), Some(b)) = (new, self.boxes.get_mut(at)) {
+                    b.id = new;
+                }
+            }
+        }
+        self.growth = Some(growth);
+        Ok(())
+    }
+
+    fn is_running(&self, at: usize) -> bool {
+        self.boxes.get(at).is_some_and(|b| b.process.is_some())
+    }
+
+    /// Deletes the disk of a box.
+    fn empty(&self, at: usize) -> Result<(), String> {
+        let data = self.folder.join(settings::data(at as u16));
+        std::fs::remove_dir_all(&data).map_err(|e| format!("{}: {e}", data.display()))
+    }
+
     async fn strike(&mut self, kind: FaultKind, fleet: Option<&Fleet>) -> Result<(), String> {
-        let leading: Vec<usize> =
-            (0..self.gateways.len()).filter(|i| self.leading.get(*i) > Some(&0)).collect();
-        let index =
-            fastrand::choice(leading).unwrap_or_else(|| fastrand::usize(0..self.gateways.len().max(1)));
-        let cut = (kind == FaultKind::Cut).then(|| Cut::random(index, self.gateways.len()));
+        if matches!(kind, FaultKind::Replace | FaultKind::Grow) {
+            return self.begin(kind, fleet).await;
+        }
+        let running: Vec<usize> = (0..self.boxes.len()).filter(|i| self.is_running(*i)).collect();
+        let leads = |i: &usize| self.boxes.get(*i).is_some_and(|b| b.leading > 0);
+        let leading: Vec<usize> = running.iter().copied().filter(leads).collect();
+        let index = fastrand::choice(leading).or(fastrand::choice(running)).unwrap_or(0);
+        let cut = (kind == FaultKind::Cut).then(|| Cut::random(index, self.boxes.len()));
         let heal_at = Instant::now() + self.schedule.lasts(kind);
         let mut trouble = Trouble { gateway: index, kind, cut, heal_at, healed: false };
         if let Some(fleet) = fleet {
@@ -188,18 +341,21 @@ impl Site {
                 FaultKind::Kill => "kill",
                 FaultKind::Pause => "pause",
                 FaultKind::Cut => cut.map_or("cut", Cut::kind),
+                FaultKind::Replace | FaultKind::Grow => "growth",
             };
             fleet.fault(name, index);
         }
-        let Some(gateway) = self.gateways.get_mut(index) else { return Ok(()) };
+        let boxes = self.boxes.len();
+        let Some(gateway) = self.boxes.get_mut(index).and_then(|b| b.process.as_mut()) else { return Ok(()) };
         match kind {
             FaultKind::Kill => gateway.kill().await,
             FaultKind::Pause => gateway.signal(Signal::STOP),
             FaultKind::Cut => {
                 if let (Some(cut), Some(net)) = (cut, &self.net) {
-                    cut.apply(net, self.gateways.len())?;
+                    cut.apply(net, boxes)?;
                 }
             }
+            FaultKind::Replace | FaultKind::Grow => {}
         }
         if heal_at <= Instant::now() {
             self.heal(trouble)?;
@@ -210,7 +366,11 @@ impl Site {
     }
 
     fn heal(&mut self, trouble: Trouble) -> Result<(), String> {
-        let Some(gateway) = self.gateways.get_mut(trouble.gateway) else { return Ok(()) };
+        let boxes = self.boxes.len();
+        // One that left meanwhile stays away.
+        let Some(gateway) = self.boxes.get_mut(trouble.gateway).and_then(|b| b.process.as_mut()) else {
+            return Ok(());
+        };
         match trouble.kind {
             FaultKind::Kill => gateway.spawn(),
             FaultKind::Pause => {
@@ -218,15 +378,16 @@ impl Site {
                 Ok(())
             }
             FaultKind::Cut => match (trouble.cut, &self.net) {
-                (Some(cut), Some(net)) => cut.mend(net, self.gateways.len()),
+                (Some(cut), Some(net)) => cut.mend(net, boxes),
                 _ => Ok(()),
             },
+            FaultKind::Replace | FaultKind::Grow => Ok(()),
         }
     }
 
-    /// No fault is still to be healed, and no gateway still on its way back.
+    /// No fault is still to be healed, no gateway still on its way back, and no replica still to move.
     pub fn is_whole(&self) -> bool {
-        self.trouble.is_none()
+        self.trouble.is_none() && self.growth.is_none()
     }
 
     /// What was done to gateways so far.
@@ -242,12 +403,21 @@ impl Site {
     /// Stops all processes, gateways first, and waits until they are gone.
     pub async fn stop(&mut self) {
         let mut stopping = JoinSet::new();
-        for mut gateway in self.gateways.drain(..) {
+        for mut gateway in self.boxes.iter_mut().filter_map(|b| b.process.take()) {
             stopping.spawn(async move { gateway.stop().await });
         }
         while stopping.join_next().await.is_some() {}
         self.node.stop().await;
     }
+}
+
+/// Starts the gateway of a box.
+fn gateway(options: &Options, folder: &Path, at: usize, config: PathBuf) -> Result<Process, String> {
+    let name = settings::data(at as u16);
+    let log = folder.join(format!("{name}.log"));
+    let namespace = options.net.as_ref().map(|net| net::namespace(net, at));
+    let name = name.replace('-', " ");
+    Process::start(Program::Gateway, name, config, log, namespace, &options.gateway_settings())
 }
 
 async fn is_ready(address: SocketAddrV4) -> bool {

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 /// One gateway at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Gateway {
+    /// Its number in the site, as far as known.
+    pub id: Option<u64>,
     pub up: bool,
     /// It says that it is ready.
     pub ready: bool,
@@ -48,6 +50,7 @@ pub fn gateway(value: Option<&Value>) -> Gateway {
     let sum = |name: &str| led.iter().filter_map(|s| s.get(name)?.as_u64()).sum::<u64>();
     let some = |name: &str| led.iter().any(|s| s.get(name).is_some());
     Gateway {
+        id: number(value, &["/gateway"]),
         up: true,
         ready: value.pointer("/ready").and_then(Value::as_bool).unwrap_or(false),
         leading: number(value, &["/totals/leading"]).unwrap_or(led.len() as u64),
@@ -121,7 +124,7 @@ mod tests {
         let read = gateway(Some(&full));
         assert_eq!((read.leading, read.outbox_batches, read.outbox_bytes), (1, 2, 100));
         assert_eq!((read.publishes_acked, read.leads, read.open_windows), (12, vec![0], None));
-        assert!(read.ready);
+        assert!(read.ready && read.id == Some(1));
         for odd in [json!({}), json!([1]), json!({"shards": 5, "totals": []}), json!({"shards": [5, {}]})] {
             assert_eq!(gateway(Some(&odd)).leading, 0);
             assert!(gateway(Some(&odd)).up);

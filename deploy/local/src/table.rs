@@ -67,14 +67,15 @@ impl View {
             ));
         }
         rows.push("gateway  state   leads   outbox".to_string());
-        for (i, g) in self.gateways.iter().enumerate() {
+        for g in &self.gateways {
             let state = match (g.up, g.ready) {
                 (false, _) => "down",
                 (true, false) => "waits",
                 (true, true) => "ready",
             };
             let outbox = format!("{} batches, {}", g.outbox_batches, bytes_text(g.outbox_bytes));
-            rows.push(format!("{:>7}  {state:<6} {:>6}   {outbox}", i + 1, g.leading));
+            let id = g.id.map_or("new".to_string(), |id| id.to_string());
+            rows.push(format!("{id:>7}  {state:<6} {:>6}   {outbox}", g.leading));
         }
         let node = if self.node.up { "up" } else { "down" };
         rows.push(format!("node {node}   leader changes {} {}", self.leader_changes, self.faults.text()));

@@ -14,7 +14,9 @@ use actix::Recipient;
 use selvedge_fabric::ring::{Member, Ring};
 use selvedge_fabric::site_state::ReplicaRole;
 use selvedge_types::ids::{GatewayId, ShardId};
-use selvedge_types::report::{self, Led, MAX_SKIPPED_FIELDS, REPORT_MS, Report};
+use selvedge_types::report::{
+    self, Led, MAX_MEMBERS, MAX_SKIPPED_FIELDS, REPORT_MS, Report, ReportedMember,
+};
 use selvedge_types::time::EpochMs;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -110,11 +112,33 @@ async fn next(period_ms: u64) {
     tokio::time::sleep_until(pulse::at((pulse::now_ms() / period_ms + 1) * period_ms)).await;
 }
 
+/// The members and places of a report ([`Report::placed`]). A gateway that was removed is a member as long as replicas are
+/// placed there. While replicas move, some shards have fewer than others: their first place is repeated.
+fn placement(ring: &Ring, mut members: Vec<Member>) -> (Vec<ReportedMember>, Vec<u8>) {
+    let shards = || (0..ring.shards()).map(|shard| ring.replicas(ShardId(shard)));
+    for gateway in shards().flatten() {
+        if members.iter().all(|m| m.id != *gateway) && members.len() < MAX_MEMBERS {
+            members.push(Member { id: *gateway, weight: 1 });
+        }
+    }
+    let most = shards().map(<[GatewayId]>::len).max().unwrap_or(0);
+    let place = |g: &GatewayId| members.iter().position(|m| m.id == *g).unwrap_or_default() as u8; // at most MAX_MEMBERS
+    let padded = |replicas: &[GatewayId]| {
+        let first = replicas.first().copied();
+        let all = replicas.iter().copied().chain(first.into_iter().cycle()).take(most);
+        all.map(|g| place(&g)).collect::<Vec<_>>()
+    };
+    let placed = shards().flat_map(padded).collect();
+    let reported = |m: &Member| ReportedMember { gateway: m.id, weight: m.weight };
+    (members.iter().map(reported).collect(), placed)
+}
+
 /// Sends reports to the nodes, and logs warnings.
 pub struct Reporter {
     pub me: GatewayId,
     /// The number of this start of the process.
     pub start: u64,
+    /// The gateways with which the site began, until there is a copy of the directory.
     pub members: Vec<Member>,
     pub overview: Overview,
     /// To the uplink: how busy it is, while the broker is connected.
@@ -172,8 +196,10 @@ impl Reporter {
             waiting_parts: r.status.waiting_parts,
             waiting_ms: r.status.waiting_ms.unwrap_or(0),
         };
-        let place = |g: &GatewayId| self.members.iter().position(|m| m.id == *g).unwrap_or_default() as u8;
-        let member = |m: &Member| report::ReportedMember { gateway: m.id, weight: m.weight };
+        let directory = self.overview.directory.get();
+        let living = directory.iter().flat_map(|d| d.gateways()).map(|(id, g)| Member { id, weight: g.weight });
+        let members: Vec<Member> = if directory.is_some() { living.collect() } else { self.members.clone() };
+        let (members, placed) = placement(&ring, members);
         Report {
             gateway: self.me,
             start: self.start,
@@ -182,9 +208,9 @@ impl Reporter {
             at: now,
             release: env!("CARGO_PKG_VERSION").to_string(),
             trouble: self.overview.trouble(&reports, &up).map(|why| report::shown(&why)),
-            members: self.members.iter().map(member).collect(),
+            members,
             shards: ring.shards(),
-            placed: (0..ring.shards()).map(ShardId).flat_map(|s| ring.replicas(s)).map(place).collect(),
+            placed,
             led: reports.iter().filter(|r| r.status.role == ReplicaRole::Leader).map(led).collect(),
             connections: self.overview.front.connections() as u64,
             acked: self.overview.front.acked(),
@@ -192,5 +218,45 @@ impl Reporter {
             question_ms,
             skipped: self.overview.front.last_skipped(MAX_SKIPPED_FIELDS),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use selvedge_fabric::ring::ReplicaSet;
+
+    #[test]
+    fn a_report_names_all_who_hold_replicas_while_these_move() {
+        let member = |id| Member { id: GatewayId(id), weight: 1 };
+        let ring = Ring::new(2, &[1, 2, 3].map(member), 3).unwrap();
+        let moved = ReplicaSet { configuration: 2, members: vec![GatewayId(3), GatewayId(2)] };
+        let ring = ring.placed([(ShardId(1), moved)].into());
+        // Gateway 1 was removed, and gateway 4 has joined.
+        let (members, placed) = placement(&ring, [2, 3, 4].map(member).into());
+        let ids: Vec<_> = members.iter().map(|m| m.gateway.0).collect();
+        assert_eq!(ids, [2, 3, 4, 1]);
+        let report = Report {
+            gateway: GatewayId(2),
+            start: 1,
+            n: 1,
+            uptime_ms: 0,
+            at: EpochMs(0),
+            release: String::new(),
+            trouble: None,
+            members,
+            shards: 2,
+            placed,
+            led: Vec::new(),
+            connections: 0,
+            acked: 0,
+            questions: 0,
+            question_ms: 0,
+            skipped: Vec::new(),
+        };
+        assert_eq!(selvedge_types::sealed::Sealable::check(&report), Ok(()));
+        let replicas: Vec<_> = [0, 1].map(|s| report.replicas(ShardId(s)).collect::<Vec<_>>()).into();
+        assert_eq!(replicas[1], [GatewayId(3), GatewayId(2)]);
+        assert_eq!(replicas[0].len(), 3);
     }
 }

@@ -93,7 +93,7 @@ pub struct Report {
     /// The number of shards.
     pub shards: u16,
     /// Who keeps which shard: for one shard after the other the same number of places in `members`, the preferred leader's
-    /// first.
+    /// first. A shard with fewer replicas than others has one of its places repeatedly.
     pub placed: Vec<u8>,
     /// The shards that it leads.
     pub led: Vec<Led>,
@@ -148,7 +148,9 @@ impl Report {
     pub fn replicas(&self, shard: ShardId) -> impl Iterator<Item = GatewayId> {
         let each = self.placed.len() / usize::from(self.shards.max(1));
         let places = self.placed.chunks(each.max(1)).nth(usize::from(shard.0)).unwrap_or_default();
-        places.iter().filter_map(|m| self.members.get(usize::from(*m)).map(|m| m.gateway))
+        let is_first = |(at, m): &(usize, &u8)| !places.iter().take(*at).any(|before| before == *m);
+        let once = places.iter().enumerate().filter(move |place| is_first(place));
+        once.filter_map(|(_, m)| self.members.get(usize::from(*m)).map(|m| m.gateway))
     }
 }
 

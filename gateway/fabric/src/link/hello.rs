@@ -41,7 +41,7 @@ pub const GREETING_VERSION: u8 = 1;
 pub const MAX_GREETING_BYTES: usize = 1024;
 
 /// The longest reason that is sent or logged, in bytes.
-pub const MAX_REASON_BYTES: usize = 400;
+pub const MAX_REASON_BYTES: usize = 480;
 
 /// The highest number of starts that a process may have; a greater one shows an altered data folder.
 pub const MAX_START: u64 = 1 << 40;
@@ -191,8 +191,8 @@ pub fn check(
     // Before the membership, in which the two may differ for the same reason.
     if peers.was_removed(theirs) {
         return refuse(format!(
-            "{theirs} was removed from the site and can't come back under this id; stop it, or set its box up as a new gateway, \
-             with an empty data folder and an id that was never used"
+            "{theirs} was removed from the site and can't come back under this id; stop it, or let its box join as a new gateway: \
+             `selvedge gateway invite` makes the token, and its data folder has to be empty"
         ));
     }
     if them.membership != me.membership {
@@ -243,18 +243,20 @@ pub fn admit(
     let met = Known { mark: them.incarnation.mark(), start: them.start, run: them.run, key: Some(key) };
     let another_key = |than: &str, expected: GatewayKey| {
         Err(PeerRefusal(format!(
-            "{peer} has another key than {than} (it was {}, now it is {}); put its original link-key.json back, or remove {peer} from the \
-             site and set its box up as a new gateway; if nobody changed it, somebody else has the site's secret",
+            "{peer} has another key than {than} (it was {}, now it is {}); put its original link-key.json back, or {}; if nobody changed \
+             it, somebody else has the site's secret",
             short(&expected.0),
-            short(&key.0)
+            short(&key.0),
+            replace(peer)
         )))
     };
     if let Some(named) = named.incarnation.filter(|named| *named != them.incarnation) {
         return Err(PeerRefusal(format!(
             "{peer} has another data folder than the one that the site knows (its mark was {}, now it is {}); give it its original \
-             disk, or remove {peer} from the site and set its box up as a new gateway",
+             disk, or {}",
             named.mark(),
-            met.mark
+            met.mark,
+            replace(peer)
         )));
     }
     if let Some(named) = named.key.filter(|named| *named != key) {
@@ -265,7 +267,10 @@ pub fn admit(
         // The record is that of a stranger who came first.
         return Ok(Some(met));
     }
-    let repair = "it may have forgotten votes, so it must not come back under this id: give it its original disk, or leave it out";
+    let repair = format!(
+        "it may have forgotten votes, so it must not come back under this id: give it its original disk, or {}",
+        replace(peer)
+    );
     if known.mark != met.mark {
         return Err(PeerRefusal(format!(
             "{peer} has another data folder than before (its mark was {}, now it is {}); {repair}",
@@ -294,6 +299,14 @@ pub fn admit(
         )));
     }
     Ok((met != *known).then_some(met))
+}
+
+/// What puts a gateway back whose disk is lost.
+fn replace(peer: GatewayId) -> String {
+    format!(
+        "run `selvedge gateway invite --replace {}` and start its box with that token and an empty data folder",
+        peer.0
+    )
 }
 
 fn short(hash: &[u8; 32]) -> String {
