@@ -44,6 +44,9 @@ use std::sync::Arc;
 
 /// How long the steward waits before it asks for the same thing again.
 pub const AGAIN_MS: u64 = 1_000;
+/// How long it waits before it asks again for a stop entry, which a shard refuses until its new member has caught up: a
+/// small shard takes less than [`AGAIN_MS`] for that.
+pub const STOP_AGAIN_MS: u64 = 150;
 /// How long a gateway's description of itself counts.
 pub const FRESH_MS: u64 = 5_000;
 
@@ -87,6 +90,16 @@ enum Errand {
     /// A proposal of the plan, in encoded form.
     Propose(Vec<u8>),
     Describe,
+}
+
+impl Errand {
+    /// How long after it was run it is run again.
+    fn again_ms(&self) -> u64 {
+        match self {
+            Self::Stop(_) => STOP_AGAIN_MS,
+            _ => AGAIN_MS,
+        }
+    }
 }
 
 /// The steward of one gateway.
@@ -200,7 +213,7 @@ impl Steward {
 
     /// Looks whether anything is to be done. The host calls it a few times a second.
     pub fn look(&mut self, now_ms: u64) {
-        self.errands.retain(|_, ran_ms| now_ms < ran_ms.saturating_add(AGAIN_MS));
+        self.errands.retain(|errand, ran_ms| now_ms < ran_ms.saturating_add(errand.again_ms()));
         let Some(directory) = self.directory.clone() else {
             if self.begins(now_ms, Errand::Begin) {
                 self.out.push(StewardEffect::Submit(DirectoryItem::Begin(self.genesis.clone())));
