@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-/// Which change it is.
+/// What happens to the gateway of a box.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangeKind {
     /// The gateway of this number is dead for good; a new one takes its place.
@@ -25,7 +25,7 @@ pub struct Request {
 /// What follows from an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
-    /// Ask again, later.
+    /// Nothing yet: the next look asks again.
     Wait,
     /// Start the new gateway, with this token and these addresses to ask.
     Start { token: String, seeds: Value },

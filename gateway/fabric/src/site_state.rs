@@ -56,6 +56,16 @@ pub struct ReplicaDescription {
     /// Uplink batches that the cloud has not confirmed, and their bytes.
     pub outbox_batches: u64,
     pub outbox_bytes: u64,
+    /// What it has fetched of a snapshot, if it is fetching one.
+    pub transfer: TransferProgress,
+}
+
+/// How much of a snapshot, with the contents of batches that it lists, a replica has fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode, serde::Serialize)]
+pub struct TransferProgress {
+    pub done_bytes: u64,
+    /// 0 while nothing is fetched. It grows when the snapshot has told which batches it lists.
+    pub total_bytes: u64,
 }
 
 /// What a replica is in its group, as operators and other gateways learn it.

@@ -37,9 +37,10 @@ use crate::directory::{
 };
 use crate::link::{Incarnation, KnownPeer};
 use crate::ring::ReplicaSet;
-use crate::site_state::{GatewayDescription, ReplicaRole};
+use crate::site_state::{GatewayDescription, ReplicaRole, TransferProgress};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 /// How long the steward waits before it asks for the same thing again.
@@ -65,6 +66,8 @@ pub enum StewardEffect {
     Hold { shard: ShardId, configuration: u32 },
     /// Tell the replica of this shard that these are its learners.
     Learners { shard: ShardId, learners: Vec<GatewayId> },
+    /// Hold the replica of this shard, which moves here, to this rate; `None` when it does not any more.
+    TransferRate { shard: ShardId, bytes_per_s: Option<NonZeroU64> },
     /// Have the replica of this shard propose this stop entry.
     Reconfigure { shard: ShardId, stop: Stop },
     /// Forward this item to the directory group.
@@ -117,6 +120,8 @@ pub struct Steward {
     replicas: BTreeMap<ShardId, ReplicaView>,
     /// The learners that each replica was told.
     told: BTreeMap<ShardId, Vec<GatewayId>>,
+    /// The rate that each replica that moves here was told.
+    rates: BTreeMap<ShardId, NonZeroU64>,
     descriptions: BTreeMap<GatewayId, (u64, GatewayDescription)>,
     placed: BTreeMap<ShardId, ReplicaSet>,
     peers: BTreeMap<GatewayId, KnownPeer>,
@@ -140,6 +145,7 @@ impl Steward {
             full: BTreeSet::new(),
             replicas: BTreeMap::new(),
             told: BTreeMap::new(),
+            rates: BTreeMap::new(),
             descriptions: BTreeMap::new(),
             placed: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -199,6 +205,7 @@ impl Steward {
     pub fn replica(&mut self, now_ms: u64, shard: ShardId, view: ReplicaView) {
         if self.replicas.insert(shard, view).is_none() {
             self.told.remove(&shard); // a new replica knows no learners
+            self.rates.remove(&shard);
         }
         self.errands.remove(&Errand::Stop(shard));
         self.look(now_ms);
@@ -223,6 +230,7 @@ impl Steward {
         self.announce(now_ms, &directory);
         self.hold(now_ms, &directory);
         self.name_learners(&directory);
+        self.set_rates(&directory);
         self.stop(now_ms, &directory);
         self.report(now_ms, &directory);
         if self.leads(DIRECTORY_GROUP) {
@@ -295,6 +303,23 @@ impl Steward {
             if *told != learners {
                 told.clone_from(&learners);
                 self.out.push(StewardEffect::Learners { shard: *shard, learners });
+            }
+        }
+    }
+
+    /// All moves under way share the rate of the site evenly.
+    fn set_rates(&mut self, directory: &Directory) {
+        let moves = directory.moves();
+        let share = NonZeroU64::new(directory.rate_bytes_per_s() / moves.len().max(1) as u64);
+        for shard in self.replicas.keys() {
+            let comes = moves.get(shard).is_some_and(|m| m.comes == Some(self.me));
+            let bytes_per_s = share.filter(|_| comes);
+            let told = match bytes_per_s {
+                Some(rate) => self.rates.insert(*shard, rate),
+                None => self.rates.remove(shard),
+            };
+            if told != bytes_per_s {
+                self.out.push(StewardEffect::TransferRate { shard: *shard, bytes_per_s });
             }
         }
     }
@@ -381,7 +406,8 @@ impl Steward {
             let is_ready = own.configuration == known
                 && own.role == ReplicaRole::Learner
                 && own.applied.saturating_add(MAX_LEARNER_LAG_SLOTS) >= commit;
-            Some(((shard, id), SeenLearner { done_bytes: 0, total_bytes: 0, is_ready }))
+            let TransferProgress { done_bytes, total_bytes } = own.transfer;
+            Some(((shard, id), SeenLearner { done_bytes, total_bytes, is_ready }))
         };
         Seen {
             elapsed: directory.elapsed().plus(now_ms.saturating_sub(self.copied_ms)),

@@ -15,6 +15,7 @@ use selvedge_paxos::{GroupConfig, Limits, MAX_COUNT, Recovered};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::EpochMs;
 use selvedge_types::uplink::{LedgerId, StreamName};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 const ME: GatewayId = GatewayId(1);
@@ -242,6 +243,45 @@ fn why_a_transfer_was_given_up_is_said() {
         let effects = told([TransferMessage::Behind, offer, state]);
         assert_eq!(effects.given_up, Some((GatewayId(2), why)));
     }
+}
+
+#[test]
+fn a_replica_that_is_held_to_a_rate_rests_between_pieces() {
+    let rules = Arc::new(CountingRules::default());
+    let group = GroupConfig::new(ShardId(0), ME, vec![ME, GatewayId(2), GatewayId(3)], Limits::default());
+    let settings =
+        ShardSettings { group, rules: rules.clone(), outbox_budget_bytes: 1 << 20, incarnation: 1 };
+    let machine = Machine::new(ShardId(0), rules);
+    let mut shard = ShardCore::recover(settings, machine, Recovered::default()).unwrap();
+    let (slot, bytes) = (9, 10_000);
+    // Fetches a piece of 1,000 bytes at this time, and returns after how long the replica asks for the next one.
+    let asks_after = |shard: &mut ShardCore, at_ms: u64, offset: u64| {
+        let now = |mono_ms| Now { mono_ms, wall: EpochMs(0), sure: false };
+        let state = TransferMessage::State { slot, offset, data: vec![0; 1_000] };
+        let event = ShardEvent::Transfer { from: GatewayId(2), configuration: 1, message: state };
+        shard.step(now(at_ms), event);
+        (0..20_000).find(|ms| {
+            shard.step(now(at_ms + ms), ShardEvent::Timer);
+            let sent = shard.take(now(at_ms + ms)).unwrap().send;
+            let next = TransferMessage::FetchState { slot, offset: offset + 1_000 };
+            sent.iter().any(|(_, m)| matches!(m, PeerMessage::Transfer { message, .. } if *message == next))
+        })
+    };
+    let now = Now { mono_ms: 1_000, wall: EpochMs(0), sure: false };
+    for message in [TransferMessage::Behind, TransferMessage::Offer { slot, bytes, crc: 0 }] {
+        shard.step(now, ShardEvent::Transfer { from: GatewayId(2), configuration: 1, message });
+    }
+    shard.take(now).unwrap();
+    assert_eq!(asks_after(&mut shard, 1_000, 0), Some(0));
+    let rate = |bytes_per_s| ShardEvent::TransferRate { bytes_per_s: NonZeroU64::new(bytes_per_s) };
+    shard.step(now, rate(2_000));
+    assert_eq!(asks_after(&mut shard, 2_000, 1_000), Some(500));
+    let transfer = shard.status(now).transfer;
+    assert_eq!((transfer.done_bytes, transfer.total_bytes), (2_000, bytes));
+    shard.step(now, rate(1));
+    assert_eq!(asks_after(&mut shard, 4_000, 2_000), Some(5_000), "its sender waits no longer for it");
+    shard.step(now, rate(0));
+    assert_eq!(asks_after(&mut shard, 10_000, 3_000), Some(0), "it moves here no more");
 }
 
 #[test]

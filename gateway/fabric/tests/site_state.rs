@@ -1,7 +1,9 @@
 //! The operators' view of a site when its gateways' answers differ or are missing.
 
 use selvedge_fabric::ring::{Member, Ring};
-use selvedge_fabric::site_state::{GatewayDescription, ReplicaDescription, ReplicaRole, Shards};
+use selvedge_fabric::site_state::{
+    GatewayDescription, ReplicaDescription, ReplicaRole, Shards, TransferProgress,
+};
 use selvedge_paxos::Ballot;
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
@@ -25,6 +27,7 @@ fn replica(shard: u16, round: u64, leader: Option<u16>, applied: u64) -> Replica
         applied,
         outbox_batches: 0,
         outbox_bytes: 0,
+        transfer: TransferProgress::default(),
     }
 }
 

@@ -7,12 +7,13 @@
 use selvedge_fabric::configuration::{Configuration, Stop};
 use selvedge_fabric::directory::*;
 use selvedge_fabric::ring::{Member, Ring};
-use selvedge_fabric::site_state::{GatewayDescription, ReplicaDescription, ReplicaRole};
+use selvedge_fabric::site_state::{GatewayDescription, ReplicaDescription, ReplicaRole, TransferProgress};
 use selvedge_fabric::steward::{ReplicaView, Steward, StewardEffect};
 use selvedge_paxos::Ballot;
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::ElapsedMs;
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 const SHARDS: u16 = 8;
@@ -37,6 +38,8 @@ struct World {
     copied: BTreeMap<GatewayId, u64>,
     groups: BTreeMap<ShardId, Group>,
     stewards: BTreeMap<GatewayId, Steward>,
+    /// The rates that replicas which move were told.
+    rates: BTreeMap<(GatewayId, ShardId), NonZeroU64>,
     away: BTreeSet<GatewayId>,
     /// Of a hundred effects, how many are lost.
     lost: u32,
@@ -72,6 +75,7 @@ impl World {
             copied: BTreeMap::new(),
             groups,
             stewards: BTreeMap::new(),
+            rates: BTreeMap::new(),
             away: BTreeSet::new(),
             lost: 20,
             genesis,
@@ -136,6 +140,7 @@ impl World {
                 applied: if whole { 1_000 } else { 1 },
                 outbox_batches: 0,
                 outbox_bytes: 0,
+                transfer: TransferProgress::default(),
             })
         };
         GatewayDescription {
@@ -158,6 +163,7 @@ impl World {
             let told_once = matches!(
                 effect,
                 StewardEffect::Learners { .. }
+                    | StewardEffect::TransferRate { .. }
                     | StewardEffect::Placed(_)
                     | StewardEffect::Peers(_)
                     | StewardEffect::Draining(_)
@@ -174,6 +180,14 @@ impl World {
                 }
                 StewardEffect::Learners { shard, learners } => {
                     self.groups.get_mut(&shard).unwrap().learners.insert(id, learners);
+                }
+                StewardEffect::TransferRate { shard, bytes_per_s } => {
+                    let told = match bytes_per_s {
+                        Some(rate) => self.rates.insert((id, shard), rate),
+                        None => self.rates.remove(&(id, shard)),
+                    };
+                    assert_ne!(told, bytes_per_s, "it is told once");
+                    assert!(bytes_per_s.is_none_or(|rate| rate.get() <= DEFAULT_RATE_BYTES_PER_S));
                 }
                 StewardEffect::Reconfigure { shard, stop } => self.reconfigure(id, shard, &stop),
                 StewardEffect::Submit(DirectoryItem::Begin(genesis)) => {
@@ -318,7 +332,7 @@ fn run(seed: u64) -> usize {
     world.away.clear();
     world.views();
     for _ in 0..CALM_STEPS {
-        if world.is_settled() {
+        if world.is_settled() && world.rates.is_empty() {
             return world.configurations;
         }
         world.step();

@@ -15,7 +15,7 @@ use selvedge_fabric::link::{Incarnation, JOIN_WAIT_MS, JoinAnswer, JoinToken, Kn
 use selvedge_types::ids::GatewayId;
 use std::sync::Arc;
 
-/// Answers new boxes.
+/// Has the directory decide on new boxes.
 pub struct AdmissionActor {
     pub ways: Arc<Ways>,
     pub directory: Arc<DirectoryCopy>,

@@ -14,9 +14,7 @@ use actix::Recipient;
 use selvedge_fabric::ring::{Member, Ring};
 use selvedge_fabric::site_state::ReplicaRole;
 use selvedge_types::ids::{GatewayId, ShardId};
-use selvedge_types::report::{
-    self, Led, MAX_MEMBERS, MAX_SKIPPED_FIELDS, REPORT_MS, Report, ReportedMember,
-};
+use selvedge_types::report::{self, Led, MAX_MEMBERS, MAX_SKIPPED_FIELDS, REPORT_MS, Report, ReportedMember};
 use selvedge_types::time::EpochMs;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -197,7 +195,8 @@ impl Reporter {
             waiting_ms: r.status.waiting_ms.unwrap_or(0),
         };
         let directory = self.overview.directory.get();
-        let living = directory.iter().flat_map(|d| d.gateways()).map(|(id, g)| Member { id, weight: g.weight });
+        let living =
+            directory.iter().flat_map(|d| d.gateways()).map(|(id, g)| Member { id, weight: g.weight });
         let members: Vec<Member> = if directory.is_some() { living.collect() } else { self.members.clone() };
         let (members, placed) = placement(&ring, members);
         Report {
@@ -231,7 +230,7 @@ mod tests {
         let member = |id| Member { id: GatewayId(id), weight: 1 };
         let ring = Ring::new(2, &[1, 2, 3].map(member), 3).unwrap();
         let moved = ReplicaSet { configuration: 2, members: vec![GatewayId(3), GatewayId(2)] };
-        let ring = ring.placed([(ShardId(1), moved)].into());
+        let ring = ring.placed([(ShardId(1), moved)]);
         // Gateway 1 was removed, and gateway 4 has joined.
         let (members, placed) = placement(&ring, [2, 3, 4].map(member).into());
         let ids: Vec<_> = members.iter().map(|m| m.gateway.0).collect();

@@ -71,6 +71,9 @@ impl StewardActor {
                 StewardEffect::Learners { shard, learners } => {
                     self.tell(shard, ShardEvent::Learners(learners));
                 }
+                StewardEffect::TransferRate { shard, bytes_per_s } => {
+                    self.tell(shard, ShardEvent::TransferRate { bytes_per_s });
+                }
                 StewardEffect::Reconfigure { shard, stop } => {
                     self.tell(shard, ShardEvent::Reconfigure(stop));
                 }

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 /// How many moves may be under way in a site. Each costs two gateways bandwidth and disk time besides their other work.
 pub const MAX_MOVES_ENTRIES: usize = 4;
-/// The lowest accepted bandwidth limit for moves; below it, a move might never end.
-pub const MIN_RATE_BYTES_PER_S: u64 = 16 * 1024;
+/// The lowest accepted bandwidth limit for moves; below it, a move might not end within the time that a transfer may last.
+pub const MIN_RATE_BYTES_PER_S: u64 = 256 * 1024;
 /// The highest accepted bandwidth limit for moves.
 pub const MAX_RATE_BYTES_PER_S: u64 = 1 << 30;
 /// The bandwidth limit for all moves of the site together, until an operator sets another.

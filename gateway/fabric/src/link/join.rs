@@ -35,7 +35,6 @@ impl fmt::Debug for JoinToken {
 pub struct JoinQuestion {
     /// The oldest protocol between gateways that it speaks.
     pub oldest: u16,
-    /// The newest one.
     pub newest: u16,
     /// The site that it means to join.
     pub site: String,

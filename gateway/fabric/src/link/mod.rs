@@ -80,7 +80,7 @@ pub const PREAMBLE: [u8; 4] = [b'S', b'V', b'L', WIRE_VERSION];
 pub const KEYLESS_PREAMBLE: [u8; 4] = *b"SVL\x01";
 
 /// Format version of [`PeerFrame`].
-pub const PEER_FRAME_VERSION: u8 = 8;
+pub const PEER_FRAME_VERSION: u8 = 9;
 
 /// The longest frame, in bytes.
 pub const MAX_PEER_FRAME_BYTES: usize = 4 * 1024 * 1024;

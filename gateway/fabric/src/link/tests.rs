@@ -326,7 +326,10 @@ fn a_peer_is_trusted_once_and_then_only_as_itself() {
         let mut them = hello(1);
         (them.incarnation, them.start, them.run) = (Incarnation(incarnation), start, run);
         let said = judge(Some(&known), &them).unwrap_err().to_string();
-        assert!(said.contains(says) && said.contains("or run `selvedge gateway invite --replace 1`"), "{said}");
+        assert!(
+            said.contains(says) && said.contains("or run `selvedge gateway invite --replace 1`"),
+            "{said}"
+        );
         assert!(said.len() <= MAX_REASON_BYTES);
     }
 }

@@ -51,7 +51,7 @@ use crate::machine::{
 };
 use crate::peer::{ForwardAnswer, PeerMessage, QueryAnswer, ShardQuery, TableQuestion, TransferMessage};
 use crate::record::LogRecord;
-use crate::site_state::{ReplicaDescription, ReplicaRole};
+use crate::site_state::{ReplicaDescription, ReplicaRole, TransferProgress};
 use configure::{Group, Place};
 use lead::{Absent, HandBack, Lead};
 pub use lead::{HAND_BACK_MS, LOST_AFTER_MS, NOTE_ELAPSED_MS};
@@ -61,6 +61,7 @@ use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::EpochMs;
 use selvedge_types::uplink::{LedgerId, SiteIncarnation};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use transfer::{Helped, Receiving};
 pub use transfer::{MAX_SNAPSHOT_BYTES, TransferAnswer, TransferRequest};
@@ -130,6 +131,8 @@ pub enum ShardEvent {
     /// The learners that the directory names, which replace those named before. Only the first
     /// [`selvedge_paxos::MAX_LEARNERS`] count.
     Learners(Vec<GatewayId>),
+    /// The rate to which this replica holds itself while it fetches a snapshot and what that lists; `None` for none.
+    TransferRate { bytes_per_s: Option<NonZeroU64> },
     /// The result of reading the disk here for a replica that is behind: the answer to [`ShardEffects::transfers`].
     TransferAnswered {
         /// The replica that is behind.
@@ -304,6 +307,8 @@ pub struct Status {
     pub commit: u64,
     /// All slots up to this one are applied here.
     pub applied: u64,
+    /// What it has fetched of a snapshot, if it is fetching one.
+    pub transfer: TransferProgress,
     /// How many uplink batches are unconfirmed.
     pub outbox_batches: u64,
     /// The bytes of the unconfirmed uplink batches.
@@ -330,6 +335,7 @@ impl From<&Status> for ReplicaDescription {
             applied: status.applied,
             outbox_batches: status.outbox_batches,
             outbox_bytes: status.outbox_bytes,
+            transfer: status.transfer,
         }
     }
 }
@@ -383,6 +389,8 @@ pub struct ShardCore {
     known_up: Vec<GatewayId>,
     /// The learners that the directory names.
     learners: Vec<GatewayId>,
+    /// See [`ShardEvent::TransferRate`].
+    transfer_rate: Option<NonZeroU64>,
     limits: selvedge_paxos::Limits,
     /// The random number of this start, with which a damaged group asks the others; `None` if it is not damaged.
     nonce: Option<u64>,
@@ -457,6 +465,7 @@ impl ShardCore {
             former: Vec::new(),
             known_up: Vec::new(),
             learners,
+            transfer_rate: None,
             limits,
             nonce,
             ended: found.ended,
@@ -496,6 +505,7 @@ impl ShardCore {
             ShardEvent::Superseded { from, configuration } => self.on_superseded(now, from, configuration),
             ShardEvent::Reconfigure(stop) => self.reconfigure(now, stop),
             ShardEvent::Learners(learners) => self.on_learners(now, learners),
+            ShardEvent::TransferRate { bytes_per_s } => self.transfer_rate = bytes_per_s,
             ShardEvent::Forward { from, origin, n, submission } => {
                 // The link knows who is at its other end. A batch in another gateway's name would use up that
                 // gateway's numbers, and a start that no process reaches would become the last one that the shard
@@ -631,6 +641,7 @@ impl ShardCore {
             ballot: self.consensus.ballot(),
             commit: self.consensus.commit(),
             applied: self.machine.slot(),
+            transfer: self.receiving.as_ref().map(Receiving::progress).unwrap_or_default(),
             outbox_batches: outbox.batches,
             outbox_bytes: outbox.bytes,
             lost_batches: outbox.lost,

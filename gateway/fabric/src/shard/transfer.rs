@@ -25,6 +25,10 @@
 //! it holds them there, because no leader of the earlier configuration sends them any more. The snapshot may belong to
 //! a later configuration: then the receiver continues in that one. Even a damaged replica offers its snapshot here.
 //!
+//! A replica that moves here is held to a rate ([`ShardEvent::TransferRate`](super::ShardEvent::TransferRate)): it rests
+//! between pieces of the snapshot and between contents of batches. It never rests for the log, or it might not catch up
+//! with what is written meanwhile.
+//!
 //! Every message may be lost. The receiver asks again after [`PULL_MS`] and gives up after [`GIVE_UP_PULLS`] in a
 //! row; the leader repeats that the replica is behind as long as it is. Any replica that is not damaged can be
 //! asked, not only the leader: what it gives is chosen.
@@ -41,9 +45,11 @@
 use super::{Now, ShardCore, SnapshotState};
 use crate::machine::{CutBatch, Machine};
 use crate::peer::{BatchAnswer, PeerMessage, TransferMessage};
+use crate::site_state::TransferProgress;
 use selvedge_paxos::{Consensus, Role, Slot, Value};
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::GatewayId;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 /// The receiver asks again for a piece that did not come after this time.
@@ -54,6 +60,9 @@ pub const GIVE_UP_PULLS: u32 = 20;
 pub const WAIT_MS: u64 = 1_000;
 /// While it makes a snapshot durable, the receiver tells the sender this often that the transfer goes on.
 pub const INSTALLING_MS: u64 = 3_000;
+/// The longest rest between two pieces, shorter than the sender waits for a sign of life. A rate below a piece in this
+/// time is not kept.
+pub const MAX_REST_MS: u64 = 5_000;
 /// For this long after the last piece, a replica counts as one that is catching up from here.
 pub const HELPED_MS: u64 = 5_000;
 /// After this many answers in a row without new values, the log is replaced by a snapshot.
@@ -151,6 +160,8 @@ pub(super) struct Receiving {
     stage: Stage,
     asked_ms: u64,
     pulls: u32,
+    /// Nothing of a snapshot is asked for before this time.
+    rest_until_ms: u64,
 }
 
 #[derive(Debug)]
@@ -186,7 +197,8 @@ struct Fetched {
 
 impl Receiving {
     pub(super) fn new(now: Now, from: GatewayId) -> Self {
-        let mut receiving = Self { from, stage: Stage::Log(Learning::Idle), asked_ms: 0, pulls: 0 };
+        let stage = Stage::Log(Learning::Idle);
+        let mut receiving = Self { from, stage, asked_ms: 0, pulls: 0, rest_until_ms: 0 };
         receiving.begin_log(now);
         receiving
     }
@@ -195,8 +207,32 @@ impl Receiving {
         match &self.stage {
             Stage::Log(Learning::Learned | Learning::Saving(_)) => None,
             Stage::Snapshot(fetched) if fetched.installing => Some(self.asked_ms + INSTALLING_MS),
-            _ => Some(self.asked_ms + PULL_MS),
+            Stage::Snapshot(_) => Some((self.asked_ms + PULL_MS).max(self.rest_until_ms)),
+            Stage::Log(_) => Some(self.asked_ms + PULL_MS),
         }
+    }
+
+    /// Rests as long as these bytes take at this rate.
+    fn rest(&mut self, now: Now, bytes: u64, rate: Option<NonZeroU64>) {
+        if let Some(rate) = rate {
+            let ms = bytes.saturating_mul(1_000).div_ceil(rate.get()).min(MAX_REST_MS);
+            self.rest_until_ms = self.rest_until_ms.max(now.mono_ms) + ms;
+        }
+    }
+
+    /// What was fetched, and how much there is.
+    pub(super) fn progress(&self) -> TransferProgress {
+        let Stage::Snapshot(fetched) = &self.stage else { return TransferProgress::default() };
+        let Fetched { bytes, batch, machine, .. } = &**fetched;
+        let Some(machine) = machine else {
+            return TransferProgress { done_bytes: fetched.state.len() as u64, total_bytes: *bytes };
+        };
+        let outbox = machine.outbox_stats();
+        let contents = |seqs: std::ops::RangeInclusive<u64>| -> u64 {
+            seqs.filter_map(|seq| machine.batch_record(seq)).map(|record| u64::from(record.bytes)).sum()
+        };
+        let total_bytes = bytes + contents(outbox.kept + 1..=outbox.last);
+        TransferProgress { done_bytes: total_bytes - contents(*batch..=outbox.last), total_bytes }
     }
 
     /// Makes the next question due at once.
@@ -271,6 +307,7 @@ impl ShardCore {
                     return;
                 }
                 fetched.state.extend_from_slice(&data);
+                r.rest(now, data.len() as u64, self.transfer_rate);
                 self.progress(now);
             }
             TransferMessage::Gone { slot } => {
@@ -312,6 +349,7 @@ impl ShardCore {
         let Some(r) = self.receiving.as_mut().filter(|r| r.from == from) else { return };
         let Some(fetched) = r.fetched().filter(|fetched| fetched.batch == seq) else { return };
         let Some(machine) = &fetched.machine else { return };
+        let length = if let BatchAnswer::Here(bytes) = &answer { bytes.len() as u64 } else { 0 };
         match answer {
             BatchAnswer::Here(bytes)
                 if machine.batch_record(seq).is_some_and(|want| want.matches(&bytes)) =>
@@ -324,6 +362,7 @@ impl ShardCore {
             BatchAnswer::Unsure | BatchAnswer::Lost => self.out.skipped.push(seq),
         }
         fetched.batch += 1;
+        r.rest(now, length, self.transfer_rate);
         self.progress(now);
     }
 

@@ -373,6 +373,7 @@ mod tests {
             applied,
             outbox_batches: 0,
             outbox_bytes: 0,
+            transfer: Default::default(),
         };
         GatewayDescription {
             release: "0.1.0".into(),
