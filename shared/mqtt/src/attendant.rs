@@ -320,7 +320,11 @@ impl Attendant {
         }
         self.more = mail.deliveries.front().is_some() && self.core.output().len() >= MAX_OUTPUT_BYTES;
         let culprit = mail.culprit.take();
+        let away = mail.away.clone();
         drop(mail);
+        if let Some(reference) = away {
+            self.core.send_away(now_ms, reference, &mut self.events);
+        }
         if let Some(reason) = close {
             self.core.blame(culprit);
             self.core.close(reason, &mut self.events);

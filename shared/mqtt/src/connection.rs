@@ -20,9 +20,13 @@
 //! see [`super::credit`].
 //!
 //! When a connection ends, what is parked of QoS 1 and 2 is forgotten: it was not acknowledged, and its client sends it
-//! again. Parked publishes of QoS 0 are handed up if the client left by itself, for it sends them only once.
+//! again. Parked publishes of QoS 0 are handed up if the client left by itself or was sent away, for it sends them only once.
 //!
 //! QoS 0 takes no answer and no place in that window, except by its bytes, as long as the application has them.
+//!
+//! A client that is sent to another server ([`Connection::send_away`]) first gets the answers that it is owed: its further
+//! publishes are parked, and once nothing is owed, or after [`SEND_AWAY_WAIT_MS`], the connection ends. MQTT 5 clients are told
+//! 0x9C with the servers to use (section 4.11); for older ones the connection just ends, and they may connect anywhere.
 //!
 //! Invariant: PUBACK, PUBREC and PUBCOMP leave in the order in which their PUBLISH and PUBREL came.
 //! Invariant: a publish of a packet id that is still unanswered, sent again with DUP, is handed up once and answered
@@ -49,7 +53,7 @@ use super::filters::Filters;
 use super::outgoing::Window;
 use super::oversize::{Discarding, shown};
 use super::wire::{self, Granted, Outbound, Packet, Wire};
-use super::{ConnectionLimits, MAX_OUTPUT_BYTES, MAX_READ_BYTES};
+use super::{ConnectionLimits, MAX_OUTPUT_BYTES, MAX_READ_BYTES, SEND_AWAY_WAIT_MS};
 use bytes::BytesMut;
 use bytestring::ByteString;
 use rmqtt_codec::types;
@@ -134,6 +138,14 @@ impl Asked {
     }
 }
 
+/// A connection that ends once its client has the answers that it is owed.
+struct SentAway {
+    /// The servers to use instead (MQTT 5).
+    reference: Option<ByteString>,
+    /// When it ends in any case.
+    until_ms: u64,
+}
+
 /// The core of one connection. Times are milliseconds of any clock that never goes back.
 pub struct Connection {
     limits: ConnectionLimits,
@@ -176,6 +188,7 @@ pub struct Connection {
     discarding: Option<Discarding>,
     /// Of the client, and for it.
     publishes: (u64, u64),
+    sent_away: Option<Box<SentAway>>,
     /// Why it is over.
     ended: Option<CloseReason>,
     culprit: Option<Culprit>,
@@ -214,6 +227,7 @@ impl Connection {
             claimed_bytes: 0,
             discarding: None,
             publishes: (0, 0),
+            sent_away: None,
             ended: None,
             culprit: None,
         }
@@ -356,6 +370,30 @@ impl Connection {
         }
         self.settle(events);
         self.progress(now_ms, events);
+        self.leave(now_ms, events);
+    }
+
+    /// Sends the client to other servers: at once if its CONNECT is not answered yet, otherwise after the answers that it is
+    /// owed. `reference` names them, separated by spaces; only MQTT 5 clients see it.
+    pub fn send_away(&mut self, now_ms: u64, reference: Option<ByteString>, events: &mut Vec<Inbound>) {
+        if self.sent_away.is_some() || self.is_closed() {
+            return;
+        }
+        self.sent_away =
+            Some(Box::new(SentAway { reference, until_ms: now_ms.saturating_add(SEND_AWAY_WAIT_MS) }));
+        match self.phase {
+            Phase::Fresh | Phase::Waiting => self.refuse(Refusal::UseAnotherServer, events),
+            Phase::Open | Phase::Closed => self.leave(now_ms, events),
+        }
+    }
+
+    /// Ends the connection of a client that is sent away, if nothing is owed to it, or it has waited for too long.
+    fn leave(&mut self, now_ms: u64, events: &mut Vec<Inbound>) {
+        let Some(sent_away) = self.sent_away.as_ref().filter(|_| self.phase == Phase::Open) else { return };
+        let is_owed = self.owed.len() > 0 || !self.asked.is_empty();
+        if !is_owed || now_ms >= sent_away.until_ms {
+            self.close(CloseReason::UseAnotherServer, events);
+        }
     }
 
     /// Whether to park publishes for now, as if the window were full; [`Connection::progress`] continues with them later.
@@ -391,11 +429,18 @@ impl Connection {
     pub fn deadline_ms(&self) -> Option<u64> {
         match self.phase {
             Phase::Fresh | Phase::Waiting => Some(self.since_ms.saturating_add(self.limits.connect_wait_ms)),
-            Phase::Open if self.keepalive_ms > 0 && !self.paused => {
-                Some(self.heard_ms.saturating_add(self.keepalive_ms))
+            Phase::Open => {
+                let leaves_ms = self.sent_away.as_ref().map(|sent_away| sent_away.until_ms);
+                self.silent_ms().into_iter().chain(leaves_ms).min()
             }
-            Phase::Open | Phase::Closed => None,
+            Phase::Closed => None,
         }
+    }
+
+    /// When an open connection has been silent for too long.
+    fn silent_ms(&self) -> Option<u64> {
+        let watched = self.keepalive_ms > 0 && !self.paused;
+        watched.then(|| self.heard_ms.saturating_add(self.keepalive_ms))
     }
 
     /// Lets time pass: closes a connection that is silent, or without CONNECT, for too long.
@@ -406,27 +451,34 @@ impl Connection {
         match self.phase {
             Phase::Fresh => self.close(CloseReason::NoConnect, events),
             Phase::Waiting => self.refuse(Refusal::Unavailable, events),
-            Phase::Open | Phase::Closed => self.close(CloseReason::KeepAlive, events),
+            Phase::Open if self.silent_ms().is_some_and(|at| now_ms >= at) => {
+                self.close(CloseReason::KeepAlive, events);
+            }
+            Phase::Open | Phase::Closed => self.leave(now_ms, events),
         }
     }
 
     /// Ends it, telling the client why where its version can.
     pub fn close(&mut self, reason: CloseReason, events: &mut Vec<Inbound>) {
+        let is_elsewhere =
+            matches!(reason, CloseReason::UseAnotherServer | CloseReason::Refused(Refusal::UseAnotherServer));
+        let reference = self.sent_away.take().filter(|_| is_elsewhere).and_then(|s| s.reference);
         match (self.phase, reason) {
-            (Phase::Open, _) => self.wire.put_disconnect(&mut self.output, reason),
+            (Phase::Open, _) => self.wire.put_disconnect(&mut self.output, reason, reference),
             (Phase::Fresh | Phase::Waiting, CloseReason::Refused(refusal)) => {
-                self.wire.put_refusal(&mut self.output, refusal);
+                self.wire.put_refusal(&mut self.output, refusal, reference);
             }
             (Phase::Waiting, CloseReason::Gone) => {}
-            (Phase::Waiting, _) => self.wire.put_refusal(&mut self.output, Refusal::Unavailable),
+            (Phase::Waiting, _) => self.wire.put_refusal(&mut self.output, Refusal::Unavailable, None),
             (Phase::Fresh | Phase::Closed, _) => {}
         }
         self.end(reason, None, events);
     }
 
     fn end(&mut self, reason: CloseReason, expiry_s: Option<u32>, events: &mut Vec<Inbound>) {
-        use CloseReason::{Disconnected, DisconnectedWithWill, Gone};
-        let left = self.phase == Phase::Open && matches!(reason, Disconnected | DisconnectedWithWill | Gone);
+        use CloseReason::{Disconnected, DisconnectedWithWill, Gone, UseAnotherServer};
+        let left = self.phase == Phase::Open
+            && matches!(reason, Disconnected | DisconnectedWithWill | Gone | UseAnotherServer);
         let once = |p: &Parked| match p {
             Parked::Publish(p) => p.qos == QoS::AtMostOnce,
             Parked::Oversize(o) => o.qos == QoS::AtMostOnce,
@@ -717,6 +769,7 @@ impl Connection {
         let most = self.limits.max_inflight_bytes.max(1);
         let most = if self.loan.left_bytes.is_some() { most.min(RESERVE_BYTES) } else { most };
         !self.held
+            && self.sent_away.is_none()
             && self.owed.len() < usize::from(self.limits.max_inflight_entries.max(1))
             && self.owed.bytes().max(self.loan.held_bytes) < most
     }

@@ -3,6 +3,7 @@
 use super::ConnectionLimits;
 use super::departure::{Culprit, Traffic};
 use super::outgoing::{DeliveryQueue, Pool};
+use bytestring::ByteString;
 use selvedge_types::mqtt::QoS;
 use selvedge_types::mqtt::{Answer, CloseReason, Delivery};
 use std::net::SocketAddr;
@@ -46,6 +47,8 @@ pub(super) struct Mail {
     pub answers: Vec<Answer>,
     pub deliveries: DeliveryQueue,
     pub close: Option<CloseReason>,
+    /// The application sends the client to other servers, and perhaps names them.
+    pub away: Option<Option<ByteString>>,
     /// What the connection is closed for.
     pub culprit: Option<Culprit>,
     pub closed: bool,
@@ -72,6 +75,7 @@ impl Handle {
             answers: Vec::new(),
             deliveries: DeliveryQueue::new(limits, pool),
             close: None,
+            away: None,
             culprit: None,
             closed: false,
             waits_for: None,
@@ -224,6 +228,19 @@ impl Handle {
     /// [`FOLLOW_MS`] at a time at most.
     pub fn wait_for(&self, behind: Behind) {
         self.mail().waits_for.get_or_insert(behind);
+    }
+
+    /// Sends the client to other servers: instead of an answer to its CONNECT, or later, once it has the answers that it is
+    /// owed. `reference` names them in the form of MQTT 5, section 4.11: `host:port`, separated by spaces.
+    /// [`Inbound::Closed`] follows.
+    pub fn send_away(&self, reference: Option<ByteString>) {
+        self.mail().away.get_or_insert(reference);
+        self.arrived.notify_one();
+    }
+
+    /// Whether the application has asked to send it away, and where to, for tests of applications.
+    pub fn away_asked(&self) -> Option<Option<ByteString>> {
+        self.mail().away.clone()
     }
 
     /// Ends the connection, after the answers given so far. The first reason counts. [`Inbound::Closed`] follows.

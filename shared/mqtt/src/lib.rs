@@ -76,6 +76,9 @@ pub const QUEUE_OWN_BYTES: usize = 64 * 1024;
 /// What may wait for all subscribers of a listener together beyond that.
 pub const MAX_DELIVERIES_BYTES: usize = 32 * 1024 * 1024;
 
+/// How long a client that is sent away may wait for the answers that it is owed.
+pub const SEND_AWAY_WAIT_MS: u64 = 10_000;
+
 /// The bounds of one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionLimits {

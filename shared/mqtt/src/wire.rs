@@ -265,7 +265,8 @@ impl Wire {
         )
     }
 
-    pub fn put_refusal(&mut self, output: &mut BytesMut, refusal: Refusal) {
+    /// `reference`: the servers to use instead, left out where it does not fit.
+    pub fn put_refusal(&mut self, output: &mut BytesMut, refusal: Refusal, reference: Option<ByteString>) {
         use v3::ConnectAckReason as Old;
         use v5::ConnectAckReason as New;
         let (old, new) = match refusal {
@@ -276,17 +277,36 @@ impl Wire {
             Refusal::NotAuthorized => (Old::NotAuthorized, New::NotAuthorized),
             Refusal::Quota => (Old::ServiceUnavailable, New::QuotaExceeded),
             Refusal::AuthMethod => (Old::NotAuthorized, New::BadAuthenticationMethod),
+            Refusal::UseAnotherServer => (Old::ServiceUnavailable, New::UseAnotherServer),
         };
-        self.put(
-            output,
-            || v3::Packet::ConnectAck(v3::ConnectAck { return_code: old, session_present: false }),
-            || v5::Packet::ConnectAck(Box::new(v5::ConnectAck { reason_code: new, ..Default::default() })),
-        );
+        let old = || v3::Packet::ConnectAck(v3::ConnectAck { return_code: old, session_present: false });
+        let new = |server_reference| {
+            let ack = v5::ConnectAck { reason_code: new, server_reference, ..Default::default() };
+            v5::Packet::ConnectAck(Box::new(ack))
+        };
+        let fits = reference.is_some() && self.put(output, old, || new(reference));
+        if !fits {
+            self.put(output, old, || new(None));
+        }
     }
 
-    pub fn put_disconnect(&mut self, output: &mut BytesMut, reason: CloseReason) {
-        if let (true, Some(code)) = (self.is_v5(), disconnect_code(reason)) {
-            self.put(output, || v3::Packet::Disconnect, || v5::Packet::Disconnect(v5::Disconnect::new(code)));
+    /// `reference`: the servers to use instead, left out where it does not fit.
+    pub fn put_disconnect(
+        &mut self,
+        output: &mut BytesMut,
+        reason: CloseReason,
+        reference: Option<ByteString>,
+    ) {
+        let (true, Some(code)) = (self.is_v5(), disconnect_code(reason)) else { return };
+        let (old, new) = (
+            || v3::Packet::Disconnect,
+            |server_reference| {
+                v5::Packet::Disconnect(v5::Disconnect { server_reference, ..v5::Disconnect::new(code) })
+            },
+        );
+        let fits = reference.is_some() && self.put(output, old, || new(reference));
+        if !fits {
+            self.put(output, old, || new(None));
         }
     }
 
@@ -545,6 +565,7 @@ fn disconnect_code(reason: CloseReason) -> Option<v5::DisconnectReasonCode> {
         CloseReason::Busy => Code::ServerBusy,
         CloseReason::NotAuthorized => Code::NotAuthorized,
         CloseReason::Administrative => Code::AdministrativeAction,
+        CloseReason::UseAnotherServer => Code::UseAnotherServer,
     })
 }
 

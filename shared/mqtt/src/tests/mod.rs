@@ -4,5 +4,6 @@ mod attendant;
 mod connection;
 mod listener;
 mod noise;
+mod redirection;
 mod rig;
 mod router;

@@ -40,6 +40,8 @@ pub enum CloseReason {
     NotAuthorized,
     /// An operator wants it so.
     Administrative,
+    /// The client should use another server: this one is being emptied.
+    UseAnotherServer,
     /// All connections that there may be are open.
     NoSeat,
     /// The client's address has reached its share of the connections that are open now.
@@ -63,6 +65,8 @@ pub enum Refusal {
     Quota,
     /// MQTT 5's enhanced authentication was asked for.
     AuthMethod,
+    /// The client should use another server: this one is being emptied, or has more than its share of clients.
+    UseAnotherServer,
 }
 
 impl CloseReason {
@@ -87,6 +91,7 @@ impl CloseReason {
             Self::Quota => "quota",
             Self::NotAuthorized => "not_authorized",
             Self::Administrative => "administrative",
+            Self::UseAnotherServer => "use_another_server",
             Self::NoSeat => "no_seat",
             Self::NoSeatForAddress => "no_seat_for_address",
         }
@@ -117,6 +122,7 @@ impl Refusal {
             Self::NotAuthorized => "refused_not_authorized",
             Self::Quota => "refused_quota",
             Self::AuthMethod => "refused_auth_method",
+            Self::UseAnotherServer => "refused_use_another_server",
         }
     }
 }
@@ -136,6 +142,7 @@ impl fmt::Display for CloseReason {
             Self::Refused(Refusal::NotAuthorized) => "refused: not allowed",
             Self::Refused(Refusal::Quota) => "refused: its will is larger than a bound",
             Self::Refused(Refusal::AuthMethod) => "refused: enhanced authentication is not supported",
+            Self::Refused(Refusal::UseAnotherServer) => "refused: it was sent to another gateway",
             Self::Malformed(what) => return write!(f, "not MQTT: {what}"),
             Self::Protocol(what) => return write!(f, "protocol error: {what}"),
             Self::TopicName => "it published to an invalid topic name",
@@ -148,6 +155,7 @@ impl fmt::Display for CloseReason {
             Self::Quota => "it exceeded its quota",
             Self::NotAuthorized => "it lacks the right to do that",
             Self::Administrative => "an operator ended it",
+            Self::UseAnotherServer => "this gateway drains and sent it to another one",
             Self::NoSeat => "refused: too many connections are open",
             Self::NoSeatForAddress => "refused: its address has too many connections",
         })
