@@ -391,8 +391,9 @@ impl Steward {
             self.descriptions.iter().filter_map(|(id, said)| Some((*id, fresh(said)?))).collect();
         let gateway = |id: &GatewayId| {
             let said = said.get(id);
-            let devices = said.map_or(0, |d| u32::try_from(d.connections).unwrap_or(u32::MAX));
-            let leads = said.map_or(0, |d| u32::try_from(d.leads()).unwrap_or(u32::MAX));
+            // What a gateway has not said lately may be anything: a drain waits for it.
+            let devices = said.map_or(u32::MAX, |d| u32::try_from(d.connections).unwrap_or(u32::MAX));
+            let leads = said.map_or(u32::MAX, |d| u32::try_from(d.leads()).unwrap_or(u32::MAX));
             (*id, SeenGateway { has_room: !self.full.contains(id), leads, devices })
         };
         let joining = directory.gateways().filter(|(_, g)| g.state == GatewayState::Joining);

@@ -46,6 +46,8 @@ struct World {
     genesis: Genesis,
     tokens: u8,
     configurations: usize,
+    /// The devices at each gateway.
+    devices: u64,
 }
 
 impl World {
@@ -81,6 +83,7 @@ impl World {
             genesis,
             tokens: 0,
             configurations: 0,
+            devices: 0,
         };
         (1..=gateways).for_each(|id| world.start(GatewayId(id)));
         world
@@ -148,7 +151,7 @@ impl World {
             uptime_ms: 1,
             trouble: None,
             warnings: 0,
-            connections: 0,
+            connections: self.devices,
             acked: 0,
             room: true,
             clock_sure: true,
@@ -354,4 +357,32 @@ fn run(seed: u64) -> usize {
 fn sites_settle_where_their_directory_wants_them() {
     let configurations: usize = (0..150).map(run).sum();
     assert!(configurations > 1_500, "only {configurations} configurations");
+}
+
+#[test]
+fn replicas_stay_on_a_draining_gateway_until_its_devices_and_leaders_have_left() {
+    let drained = GatewayId(4);
+    let mut world = World::new(1, 4);
+    (world.devices, world.lost) = (3, 0);
+    while world.chosen.is_none() {
+        world.step();
+    }
+    // It leads nothing, so that only its devices hold the drain up.
+    for group in world.groups.values_mut() {
+        group.configuration.members.sort_unstable();
+    }
+    world.views();
+    let outcome = world.tell(DirectoryCommand::Drain { gateway: drained });
+    assert_eq!(outcome, Some(DirectoryOutcome::Done));
+    let began_ms = world.now_ms;
+    let moves = |world: &World| world.chosen.as_ref().unwrap().moves().len();
+    while world.now_ms < began_ms + DRAIN_FIRST_MS / 2 {
+        world.step();
+        assert_eq!(moves(&world), 0, "{} ms after the order", world.now_ms - began_ms);
+    }
+    world.devices = 0;
+    while moves(&world) == 0 {
+        world.step();
+        assert!(world.now_ms < began_ms + DRAIN_FIRST_MS, "at once, not after the longest wait");
+    }
 }

@@ -60,9 +60,9 @@ pub struct Seen {
 pub struct SeenGateway {
     /// Whether its disk has room for more replicas.
     pub has_room: bool,
-    /// How many groups it leads.
+    /// How many groups it leads; the greatest number as long as it has not said so.
     pub leads: u32,
-    /// How many devices are connected.
+    /// How many devices are connected; likewise.
     pub devices: u32,
 }
 
