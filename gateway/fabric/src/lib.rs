@@ -17,6 +17,7 @@ mod not_counted;
 pub mod peer;
 pub mod reach;
 pub mod record;
+pub mod redirection;
 pub mod replica;
 pub mod ring;
 pub mod session;
