@@ -2,12 +2,15 @@
 
 use selvedge_config::SettingsLoadError;
 use selvedge_fabric::decode::{Decoder, TopicMapError, TopicRule, defaults_behind};
-use selvedge_fabric::directory::{FirstGateway, Genesis, MAX_ZONE_BYTES};
+use selvedge_fabric::directory::{
+    FirstGateway, GatewayAddresses, Genesis, MAX_ADDRESS_BYTES, MAX_ZONE_BYTES,
+};
 use selvedge_fabric::machine::{BadRule, CountingRules};
 use selvedge_fabric::ring::{DEFAULT_REPLICAS, DEFAULT_SHARDS, MAX_GATEWAYS, RingError};
 use selvedge_guard::access::{Access, Door, Scope, TokenSettings, WrongDoor};
 use selvedge_guard::private::read_secret;
 use selvedge_seal::{SecretError, SiteSecret};
+use selvedge_types::balance::Policy;
 use selvedge_types::frame;
 use selvedge_types::ids::{BadSiteName, GatewayId, SiteId};
 use serde::{Deserialize, Serialize};
@@ -17,6 +20,9 @@ use std::path::{Path, PathBuf};
 
 /// The prefix of the environment variables that override settings.
 pub const ENVIRONMENT_PREFIX: &str = "SELVEDGE_GATEWAY";
+
+/// The value of `mqtt.balance` by which only draining gateways send clients away.
+const BALANCE_OFF: &str = "off";
 
 /// All settings of a gateway, one field for each section.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -101,6 +107,12 @@ pub struct Own {
 #[serde(deny_unknown_fields, default)]
 pub struct Mqtt {
     pub bind: SocketAddr,
+    /// The address that the site tells MQTT 5 clients of this gateway, host and port. Empty: the host of this gateway's
+    /// `peer` in `site.gateways`, and the port of `bind`.
+    pub advertise: String,
+    /// By which policy a gateway with more than its share of the site's connections sends new MQTT 5 clients to others:
+    /// `off`, or one of [`Policy::NAMES`]. A gateway that drains sends clients away in any case.
+    pub balance: String,
     /// The most connections at a time.
     pub max_connections: usize,
     /// The most connections from one client address; 0 sets no bound beyond `max_connections`. Many devices may share
@@ -123,6 +135,9 @@ pub struct Mqtt {
 #[serde(deny_unknown_fields)]
 pub struct Http {
     pub bind: SocketAddr,
+    /// The address that the site lists for this API, host and port. Empty: as for `mqtt.advertise`.
+    #[serde(default)]
+    pub advertise: String,
     /// Whether requests need no token although `bind` is not a loopback address.
     #[serde(default)]
     pub open: bool,
@@ -185,7 +200,13 @@ impl Default for Settings {
             site: Site::default(),
             gateway: Own::default(),
             mqtt: Mqtt::default(),
-            http: Http { bind: local(8081), open: false, tokens: Vec::new(), hosts: Vec::new() },
+            http: Http {
+                bind: local(8081),
+                advertise: String::new(),
+                open: false,
+                tokens: Vec::new(),
+                hosts: Vec::new(),
+            },
             peer: Peer::default(),
             uplink: UplinkTo::default(),
             rules: CountingRules::default(),
@@ -227,6 +248,8 @@ impl Default for Mqtt {
         let bind = SocketAddr::from(([0, 0, 0, 0], 1883));
         Self {
             bind,
+            advertise: String::new(),
+            balance: BALANCE_OFF.into(),
             max_connections: 10_000,
             max_connections_per_address: 0,
             max_packet_bytes: 256 * 1024,
@@ -378,8 +401,7 @@ fn address(host: &str) -> Option<IpAddr> {
 /// Checks an address at which a gateway is reached by others.
 fn check_peer(key: &str, peer: &str) -> Result<(), SettingsError> {
     let wrong = |right: &str| Err(text(key, peer, right));
-    let port = |p: &str| p.parse::<u16>().is_ok_and(|p| p > 0);
-    let Some((host, _)) = peer.rsplit_once(':').filter(|(host, p)| is_peer_host(host) && port(p)) else {
+    let Some(host) = reachable(peer) else {
         return wrong("give host and port, such as 10.0.0.11:7081 or [fd00::11]:7081");
     };
     if address(host).is_some_and(|ip| ip.is_unspecified()) {
@@ -390,12 +412,26 @@ fn check_peer(key: &str, peer: &str) -> Result<(), SettingsError> {
     Ok(())
 }
 
+/// Host and port that others can connect to, if the text gives them.
+fn reachable(text: &str) -> Option<&str> {
+    let port = |p: &str| p.parse::<u16>().is_ok_and(|p| p > 0);
+    let (host, _) = text.rsplit_once(':').filter(|(host, p)| is_peer_host(host) && port(p))?;
+    Some(host)
+}
+
 /// Whether two listeners can't have these addresses at the same time.
 fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let (one, other) = (a.ip().to_canonical(), b.ip().to_canonical());
     // A listener on all of IPv6 takes all of IPv4, too.
     let takes = |all: IpAddr, ip: IpAddr| all.is_unspecified() && (all.is_ipv6() || ip.is_ipv4());
     a.port() == b.port() && (one == other || takes(one, other) || takes(other, one))
+}
+
+impl Mqtt {
+    /// The policy that `balance` names; `None` if it is off.
+    pub fn policy(&self) -> Option<Policy> {
+        Policy::parse(&self.balance)
+    }
 }
 
 impl Settings {
@@ -422,7 +458,43 @@ impl Settings {
             return wrong("uplink.username", "", "a password needs a user name; set both or neither");
         }
         self.check_peers()?;
+        self.check_advertised()?;
         self.check_ports()
+    }
+
+    /// Checks the addresses that this gateway announces for devices and programs.
+    fn check_advertised(&self) -> Result<(), SettingsError> {
+        for (key, given) in
+            [("mqtt.advertise", &self.mqtt.advertise), ("http.advertise", &self.http.advertise)]
+        {
+            let is_right = |host: &str| {
+                given.len() <= MAX_ADDRESS_BYTES && !address(host).is_some_and(|ip| ip.is_unspecified())
+            };
+            if !given.is_empty() && !reachable(given).is_some_and(is_right) {
+                let right =
+                    "give host and port as others reach them, such as 10.0.0.11:1883, or leave it empty";
+                return Err(text(key, given, right));
+            }
+        }
+        Ok(())
+    }
+
+    /// The addresses that this gateway announces to its site; `peer` is its own in `site.gateways`.
+    pub fn announced(&self, peer: &str) -> GatewayAddresses {
+        let host = peer.rsplit_once(':').map_or(peer, |(host, _)| host);
+        let is_local =
+            host.eq_ignore_ascii_case("localhost") || address(host).is_some_and(|ip| ip.is_loopback());
+        let announced = |given: &str, bind: SocketAddr| match given.is_empty() {
+            false => given.to_string(),
+            // No other machine reaches a listener on a loopback address.
+            true if bind.ip().is_loopback() && !is_local => String::new(),
+            true => format!("{host}:{}", bind.port()),
+        };
+        GatewayAddresses {
+            peer: peer.to_string(),
+            mqtt: announced(&self.mqtt.advertise, self.mqtt.bind),
+            http: announced(&self.http.advertise, self.http.bind),
+        }
     }
 
     /// Checks the addresses by which the site's gateways reach each other.
@@ -555,6 +627,10 @@ impl Settings {
         within("mqtt.max_connections", self.mqtt.max_connections as u64, 1..=1_000_000, "1 to 1000000")?;
         let of_address = self.mqtt.max_connections_per_address as u64;
         within("mqtt.max_connections_per_address", of_address, 0..=1_000_000, "0 to 1000000")?;
+        if self.mqtt.balance != BALANCE_OFF && self.mqtt.policy().is_none() {
+            let right = format!("set off, {}", Policy::NAMES);
+            return Err(text("mqtt.balance", &self.mqtt.balance, &right));
+        }
         within("mqtt.max_packet_bytes", self.mqtt.max_packet_bytes.into(), 128..=1 << 20, "128 to 1048576")?;
         within("mqtt.max_keepalive_s", self.mqtt.max_keepalive_s.into(), 10..=65_535, "10 to 65535")?;
         within("mqtt.connect_wait_ms", self.mqtt.connect_wait_ms, 1_000..=60_000, "1000 to 60000")?;

@@ -54,6 +54,10 @@ fn what_is_wrong_is_named_with_what_would_be_right() {
         ("gateway.threads", "60000", "at most 256"),
         ("http.bind", "0.0.0.0:1883", "give each its own port"),
         ("mqtt.delivery_queue_bytes", "1000", "65536 to 16777216"),
+        ("mqtt.balance", "fair", "set off, p2c, least_loaded, random, round_robin"),
+        ("mqtt.advertise", "plant.local", "give host and port as others reach them"),
+        ("mqtt.advertise", "0.0.0.0:1883", "mqtt.advertise"),
+        ("http.advertise", "h:0", "http.advertise"),
         ("site.gateways", r#"[{ id = 1, peer = "10.0.0.11" }]"#, "host and port"),
         ("site.gateways", r#"[{ id = 1, peer = ":7081" }]"#, "host and port"),
         ("site.gateways", r#"[{ id = 1, peer = "a:0" }]"#, "host and port"),
@@ -159,4 +163,26 @@ fn check_config_says_it_and_sets_the_exit_status() {
     let bad = run(&["--set", "uplink.prot=1"]);
     assert_eq!(bad.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&bad.stderr).contains("uplink.port"));
+}
+
+#[test]
+fn a_gateway_announces_addresses_that_others_reach() {
+    let announced = |overrides: &[(&str, &str)], peer: &str| {
+        let all: Vec<_> = overrides.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let found = Settings::load(Some(&example()), &all).unwrap().announced(peer);
+        assert_eq!(found.peer, peer);
+        (found.mqtt, found.http)
+    };
+    let said = |mqtt: &str, http: &str| (mqtt.to_string(), http.to_string());
+    // The example's API listens on a loopback address.
+    assert_eq!(announced(&[], "10.0.0.11:7081"), said("10.0.0.11:1883", ""));
+    assert_eq!(
+        announced(&[("http.bind", "[::]:90")], "[fd00::1]:7081"),
+        said("[fd00::1]:1883", "[fd00::1]:90")
+    );
+    let local = [("mqtt.bind", "127.0.0.1:1884")];
+    assert_eq!(announced(&local, "127.0.0.1:7081"), said("127.0.0.1:1884", "127.0.0.1:8081"));
+    assert_eq!(announced(&local, "gateway-1:7081"), said("", ""));
+    let given = [("mqtt.advertise", "plant-7.local:8883"), ("http.advertise", "[fd00::2]:80")];
+    assert_eq!(announced(&given, "10.0.0.11:7081"), said("plant-7.local:8883", "[fd00::2]:80"));
 }

@@ -29,6 +29,7 @@
 //! | uplink, shards and back | `LoadBatch`, `Confirmed`, `Loaded`, `ShardView` | the uplink's window ([`selvedge_fabric::uplink`]); confirmations of batches in it |
 //! | uplink, switch and back | `Ask`, `SiteSaid` | [`selvedge_fabric::node_questions::MAX_QUESTIONS`] |
 //! | links and their watch | `Attach`, `PeerConnected`, `PeerDisconnected`, `PeerRefused`, `Cut`; `Lost` to itself | one of each in the life of a connection |
+//! | redirector, switch | `GetPeers`, `AskTable` | it waits for the answer, or `try_send`: one question to each gateway in [`redirector`]'s interval |
 //! | report, uplink | `SendReport` | one in each interval |
 //! | host, log and switch | `ReplicaMade` | one for each replica that is made ([`replicas::MAX_REPLICAS_ENTRIES`]) |
 //! | wiring, all | `ForwarderWays`, `SwitchWays`, `UplinkWays` | once |
@@ -50,6 +51,7 @@ pub mod metric_help;
 pub mod orders;
 mod process;
 mod pulse;
+pub mod redirector;
 pub mod replicas;
 pub mod report;
 pub mod room;

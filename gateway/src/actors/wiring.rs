@@ -13,6 +13,7 @@ use crate::actors::link::{self, JoinRefused, LinkKey, LinkSettings};
 use crate::actors::log::LogActor;
 use crate::actors::messages::host::HoldReplica;
 use crate::actors::metric_help::describe_metrics;
+use crate::actors::redirector::Redirector;
 use crate::actors::replicas::{ReplicaWays, Replicas};
 use crate::actors::report::{Overview, Reporter};
 use crate::actors::room::SiteRoom;
@@ -31,9 +32,7 @@ use actix::{Actor, Addr, AsyncContext, Context};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusBuilder;
-use selvedge_fabric::directory::{
-    Announcement, DIRECTORY_GROUP, FIRST_CONFIGURATION, FIRST_LEVEL, GatewayAddresses, Genesis,
-};
+use selvedge_fabric::directory::{Announcement, DIRECTORY_GROUP, FIRST_CONFIGURATION, FIRST_LEVEL, Genesis};
 use selvedge_fabric::forward::{Forward, PIPELINE_BYTES};
 use selvedge_fabric::link::{JoinQuestion, KnownPeer};
 use selvedge_fabric::machine::Origin;
@@ -212,7 +211,8 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let room = Arc::new(SiteRoom::new(me));
     let directory = Arc::new(DirectoryCopy::new(ring.clone()));
     let ways = Arc::new(Ways::new(epoch, clock.clone(), DepartureDesk::new(bounds(&mqtt_config))));
-    let front = Arc::new(Front::new(ring.clone(), decoder, origin, Arc::default(), ways.clone()));
+    let front = Front::new(ring.clone(), decoder, origin, Arc::default(), ways.clone());
+    let front = Arc::new(front.balancing(settings.mqtt.policy()));
     let replicas = Arc::new(Replicas::default());
     let log = LogActor::new(
         LogKeeper::new(disk.log, disk.replicas.keys().copied()),
@@ -295,7 +295,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         gateway: me,
         incarnation: identity.incarnation().0,
         key: identity.public_key(),
-        addresses: GatewayAddresses { peer: reached_at, ..GatewayAddresses::default() },
+        addresses: settings.announced(&reached_at),
         zone: zone(&settings),
         level: FIRST_LEVEL,
     };
@@ -317,6 +317,14 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         &links_arbiter,
     )
     .map_err(|error| StartError::Address { address: settings.peer.bind, key: "peer.bind", error })?;
+    let redirector = Redirector {
+        me,
+        front: front.clone(),
+        copy: directory.clone(),
+        room: room.clone(),
+        peers: switch.clone().recipient(),
+        ask: switch.clone().recipient(),
+    };
     let ways_of_steward = StewardWays {
         host: host.clone().recipient(),
         replicas: replicas.clone(),
@@ -426,6 +434,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         epoch,
     };
     actix::spawn(reporter.run());
+    actix::spawn(redirector.run());
     let widths_ms = settings.rules.widths_ms();
     let log_limit = SharedLogLimit::default();
     let api = web::Data::new(Api {
@@ -543,7 +552,7 @@ async fn belong(
                 file.display()
             ))
         })?;
-        let addresses = GatewayAddresses { peer: reached_at.clone(), ..GatewayAddresses::default() };
+        let addresses = settings.announced(&reached_at);
         let mut question = JoinQuestion::new(site.to_string(), token, candidate.incarnation(), addresses);
         question.zone = zone(settings);
         let answer = link::ask_to_join(&seeds, psk, candidate.static_key(), &question).await?;

@@ -11,6 +11,7 @@
 //! admitted.
 //! Invariant: submissions of one connection leave in the order of its events: its session is locked until they have
 //! left.
+//! Invariant: a client that [`selvedge_fabric::redirection`] sends to another gateway first gets the answers that it is owed.
 //! Invariant: what sessions hold of publishes is charged to the credit of all connections ([`selvedge_mqtt::credit`]).
 
 pub mod arriving;
@@ -27,12 +28,14 @@ use selvedge_fabric::decode::{Decoder, Rebirth, Skipped, SparkplugFigures};
 use selvedge_fabric::forward::{Forwardable, SettledItem, Ticket};
 use selvedge_fabric::machine::{DueWill, Origin};
 use selvedge_fabric::peer::{BusyReason, MAX_INTEREST_FILTERS, PeerMessage, RoutedPublish};
+use selvedge_fabric::redirection::{Arrival, DeviceSite, Elsewhere, Redirection};
 use selvedge_fabric::ring::Ring;
 use selvedge_fabric::session::{Fates, Session, SessionContext, SessionEffects};
 use selvedge_fabric::skips::{DeviceSkips, Skips};
 use selvedge_fabric::unmapped::{Unmapped, UnmappedTopic};
 use selvedge_fabric::wills::{WILLS, WillPublisher};
 use selvedge_mqtt::{Application, Charge, CreditPool, Departure, Handle, Router, Traffic};
+use selvedge_types::balance::Policy;
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::mqtt::{Answer, CloseReason, Connect, Inbound, Publish, QoS, Refusal, Version};
@@ -116,6 +119,8 @@ pub struct Front {
     clients: RwLock<HashMap<u64, Arc<Client>>>,
     credit: Arc<CreditPool>,
     arriving: Arriving,
+    /// Never locked together with a session.
+    redirection: Mutex<Redirection>,
     /// Locked after a session, never before one.
     wills: Mutex<WillPublisher>,
     router: Router,
@@ -180,6 +185,7 @@ impl Front {
             clients: RwLock::default(),
             credit,
             arriving: Arriving::default(),
+            redirection: Mutex::new(Redirection::new(None)),
             wills: Mutex::default(),
             router: Router::new(),
             interest: RwLock::default(),
@@ -191,6 +197,11 @@ impl Front {
             acked: AtomicU64::new(0),
             figures: Figures::new(),
         }
+    }
+
+    /// The same, but it balances new clients over the site's gateways by this policy, if there is one.
+    pub fn balancing(self, policy: Option<Policy>) -> Self {
+        Self { redirection: Mutex::new(Redirection::new(policy)), ..self }
     }
 
     /// Takes in outcomes of items, in the order in which each shard has settled them.
@@ -327,6 +338,57 @@ impl Front {
             0 => None,
             1 => Some("a disk of the site is full"),
             _ => Some("the outbox budget is reached"),
+        }
+    }
+
+    /// Whether new clients are balanced over the site's gateways.
+    pub fn balances(&self) -> bool {
+        lock(&self.redirection).balances()
+    }
+
+    /// Takes which gateways of the site take devices.
+    pub fn note_site(&self, site: DeviceSite) {
+        lock(&self.redirection).site(self.outside.now_ms(), site);
+    }
+
+    /// Takes how many connections another gateway has.
+    pub fn note_connections(&self, gateway: GatewayId, connections: u64) {
+        lock(&self.redirection).counted(self.outside.now_ms(), gateway, connections);
+    }
+
+    /// Where a new client is to go instead, if not here.
+    fn redirects(&self, connection: u64, connect: &Connect) -> Option<Elsewhere> {
+        let arrival = Arrival { connection, client: &connect.client_id, v5: connect.version == Version::V5 };
+        let (now_ms, connections) = (self.outside.now_ms(), self.connections() as u64);
+        lock(&self.redirection).arrives(now_ms, fastrand::u64(..), arrival, connections)
+    }
+
+    /// Sends connected clients to other gateways, as many as may go now, if this gateway drains. Call it several times a
+    /// second meanwhile.
+    pub fn send_away(&self) {
+        let now_ms = self.outside.now_ms();
+        let Some(due) = lock(&self.redirection).due(now_ms) else { return };
+        let all = self.clients.read().unwrap_or_else(PoisonError::into_inner);
+        let stays = |c: &&Arc<Client>| c.handle.id() > due.up_to || c.handle.away_asked().is_some();
+        let mut clients: Vec<_> = all.values().filter(|c| !stays(c)).cloned().collect();
+        drop(all);
+        clients.sort_unstable_by_key(|client| client.handle.id());
+        let mut most = due.most;
+        for client in clients {
+            if most == 0 {
+                break;
+            }
+            let session = lock(&client.session);
+            // A client whose CONNECT is not answered yet is looked at again.
+            let name = (!session.arriving() && !session.is_gone()).then(|| session.client().to_string());
+            drop(session);
+            let Some(name) = name else { continue };
+            let v5 = client.version == Version::V5;
+            let leaves = lock(&self.redirection).leaves(now_ms, fastrand::u64(..), &name, v5);
+            if let Some(Elsewhere { reference }) = leaves {
+                most -= 1;
+                client.handle.send_away(reference.map(Into::into));
+            }
         }
     }
 
@@ -639,6 +701,10 @@ impl Application for Front {
             (None, Some(Inbound::Connect(connect))) => {
                 if let Some(refusal) = self.refusal(&connect.client_id) {
                     handle.answer(Answer::Refuse(refusal));
+                    return;
+                }
+                if let Some(Elsewhere { reference }) = self.redirects(handle.id(), connect) {
+                    handle.send_away(reference.map(Into::into));
                     return;
                 }
                 self.admit(handle, connect)

@@ -52,7 +52,8 @@ impl fmt::Display for GatewayState {
     }
 }
 
-/// A gateway's addresses, each host and port. `mqtt` and `http` are empty until the gateway announces them.
+/// A gateway's addresses, each host and port. `mqtt` and `http` are empty until the gateway announces them, and if
+/// no other machine reaches them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 pub struct GatewayAddresses {
     /// For the links from other gateways.

@@ -83,7 +83,7 @@ pub enum DirectoryStep {
     Propose(DirectoryCommand),
     /// Have this gateway hand over the leadership of all its groups.
     StopLeading { gateway: GatewayId },
-    /// Have this gateway close its devices' connections and accept no new ones.
+    /// Have this gateway send its devices to other gateways ([`crate::redirection`]).
     SendDevicesAway { gateway: GatewayId },
     /// Have the group's leader send this gateway the group's data as a learner.
     Learn { shard: ShardId, gateway: GatewayId },

@@ -254,7 +254,9 @@ fn paths() -> Vec<Described> {
             "The gateways of the site",
             "Each gateway as it describes itself: `ready`, `troubled` (its `trouble` says why), or `unreachable`. `behind_slots` is how many \
              slots its replica that is furthest behind has yet to apply; `room` says whether its disk takes new readings. \
-             `directory_state`, `role` and `zone` come from the directory, and are null while the gateway that answers has no copy of it.",
+             `directory_state`, `role`, `zone` and `mqtt` (where devices connect) come from the directory, and are null while the gateway \
+             that answers has no copy of it. `takes_devices` says whether devices may come new; `connections_share` is the share of the \
+             site's `connections` that it should have by its weight, null if it takes none.",
             json_of(gateways_answer()),
         ),
         described(

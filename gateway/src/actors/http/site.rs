@@ -5,7 +5,7 @@
 use super::problem::Failure;
 use super::{Api, Given, directory, tables};
 use actix_web::{HttpResponse, web};
-use selvedge_fabric::directory::Directory;
+use selvedge_fabric::directory::{Directory, GatewayRecord};
 use selvedge_fabric::peer::{TableAnswer, TableQuestion};
 use selvedge_fabric::ring::Member;
 use selvedge_fabric::site_state::{GatewayDescription, ReplicaDescription, ShardState, Shards};
@@ -62,8 +62,10 @@ pub async fn gateways(api: web::Data<Api>, given: Given) -> Result<HttpResponse,
     Parameters::new(given.into_inner(), &[])?;
     let asked = ask(&api).await;
     let troubles: BTreeMap<_, _> = api.links.status().into_iter().map(|l| (l.peer, l.trouble)).collect();
-    let one = |member: &Member| gateway(member, &asked, troubles.get(&member.id).cloned().flatten());
-    let list: Vec<_> = members(asked.directory.as_deref(), &api.members).iter().map(one).collect();
+    let members = members(asked.directory.as_deref(), &api.members);
+    let one =
+        |member: &Member| gateway(member, &members, &asked, troubles.get(&member.id).cloned().flatten());
+    let list: Vec<_> = members.iter().map(one).collect();
     let ring = &api.overview.ring;
     let wanted = asked.directory.as_ref().map(|d| d.wanted(ShardId(0)).len());
     Ok(HttpResponse::Ok().json(json!({
@@ -85,8 +87,25 @@ fn members(directory: Option<&Directory>, settings: &[Member]) -> Vec<Member> {
     }
 }
 
-/// A gateway of the site. `link_trouble` is why the gateway that was asked has no link to it.
-fn gateway(member: &Member, asked: &Asked, link_trouble: Option<String>) -> Value {
+/// Whether a gateway takes devices that come new: by the directory, and as it describes itself.
+fn takes_devices(id: GatewayId, asked: &Asked) -> bool {
+    let may =
+        asked.directory.as_ref().is_none_or(|d| d.gateway(id).is_some_and(GatewayRecord::is_active_full));
+    may && asked.gateways.get(&id).is_some_and(|said| said.room && said.trouble.is_none())
+}
+
+/// A gateway's share, by weight, of the connections to the gateways that take devices, in connections; `None` if it takes none.
+fn connections_share(member: &Member, members: &[Member], asked: &Asked) -> Option<f64> {
+    let taking: Vec<_> = members.iter().filter(|m| takes_devices(m.id, asked)).collect();
+    taking.iter().find(|m| m.id == member.id)?;
+    let weights: u64 = taking.iter().map(|m| u64::from(m.weight)).sum();
+    let connections: u64 =
+        taking.iter().filter_map(|m| asked.gateways.get(&m.id)).map(|g| g.connections).sum();
+    Some((connections * u64::from(member.weight)) as f64 / weights.max(1) as f64)
+}
+
+/// A gateway of the site with these `members`. `link_trouble` is why the gateway that was asked has no link to it.
+fn gateway(member: &Member, members: &[Member], asked: &Asked, link_trouble: Option<String>) -> Value {
     let (id, weight) = (member.id, member.weight);
     let record = asked.directory.as_ref().and_then(|d| d.gateway(id));
     let mut said = match asked.gateways.get(&id) {
@@ -104,6 +123,10 @@ fn gateway(member: &Member, asked: &Asked, link_trouble: Option<String>) -> Valu
     said["directory_state"] = record.map(|r| r.state.to_string()).into();
     said["role"] = record.map(directory::role).into();
     said["zone"] = record.and_then(|r| r.zone.clone()).into();
+    let mqtt = record.map(|r| r.addresses.mqtt.clone()).filter(|address| !address.is_empty());
+    said["mqtt"] = mqtt.into();
+    said["takes_devices"] = takes_devices(id, asked).into();
+    said["connections_share"] = connections_share(member, members, asked).into();
     said
 }
 
@@ -191,15 +214,46 @@ mod tests {
     #[test]
     fn a_gateway_shows_what_the_directory_knows_of_it() {
         let member = Member { id: GatewayId(2), weight: 1 };
-        let shown = gateway(&member, &asked(None), None);
+        let members = [member];
+        let shown = gateway(&member, &members, &asked(None), None);
         assert_eq!((&shown["directory_state"], &shown["role"]), (&Value::Null, &Value::Null));
         let drained = site(3, &[DirectoryCommand::Drain { gateway: GatewayId(2) }]);
-        let shown = gateway(&member, &asked(Some(drained)), Some("no link".into()));
+        let shown = gateway(&member, &members, &asked(Some(drained)), Some("no link".into()));
         let wanted = json!({
             "gateway": 2, "weight": 1, "state": "unreachable", "trouble": "no link", "directory_state": "draining",
-            "role": "full", "zone": null,
+            "role": "full", "zone": null, "mqtt": null, "takes_devices": false, "connections_share": null,
         });
         assert_eq!(shown, wanted);
+    }
+
+    #[test]
+    fn devices_see_who_takes_them_and_how_loaded_each_is() {
+        let members: Vec<_> =
+            [(1, 1), (2, 3), (3, 1)].map(|(id, weight)| Member { id: GatewayId(id), weight }).into();
+        let heavier = DirectoryCommand::Reweigh { gateway: GatewayId(2), weight: 3 };
+        let mut asked = asked(Some(site(3, &[heavier, DirectoryCommand::Drain { gateway: GatewayId(3) }])));
+        let said = |connections| GatewayDescription {
+            release: "1".into(),
+            uptime_ms: 1,
+            trouble: None,
+            warnings: 0,
+            connections,
+            acked: 0,
+            room: true,
+            clock_sure: true,
+            replicas: Vec::new(),
+        };
+        asked.gateways = [(1, 30), (2, 70), (3, 50)].map(|(id, n)| (GatewayId(id), said(n))).into();
+        let shown = |asked: &Asked, i: usize| {
+            let shown = gateway(&members[i], &members, asked, None);
+            (shown["takes_devices"] == true, shown["connections_share"].as_f64())
+        };
+        assert_eq!(shown(&asked, 0), (true, Some(25.0)), "a quarter of the weights, of 100 connections");
+        assert_eq!(shown(&asked, 1), (true, Some(75.0)));
+        assert_eq!(shown(&asked, 2), (false, None), "it drains");
+        asked.gateways.get_mut(&GatewayId(2)).unwrap().room = false;
+        assert_eq!(shown(&asked, 1), (false, None), "its disk is full");
+        assert_eq!(shown(&asked, 0), (true, Some(30.0)));
     }
 
     #[test]
