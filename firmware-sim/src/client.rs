@@ -3,7 +3,7 @@
 use crate::board::{Board, Phase};
 use crate::device::{Device, Taken};
 use crate::faults::{LinkFault, is_counted};
-use crate::session::{Effect, Event, KEEPALIVE_S, Manner, Out};
+use crate::session::{Effect, Event, KEEPALIVE_S, MAX_NAMED_ENTRIES, Manner, Out, Server};
 use bytes::BytesMut;
 use bytestring::ByteString;
 use rmqtt_codec::types::{Protocol, Publish, QoS};
@@ -118,15 +118,16 @@ impl Connection {
         }
     }
 
-    /// The next packet that has come completely; `Err` when the stream makes no sense.
-    fn next(&mut self) -> Result<Option<Event>, ()> {
+    /// What follows from the next packet that has come completely; `Err` when the stream makes no sense. `known` are the gateways'
+    /// addresses.
+    fn next(&mut self, known: &[String]) -> Result<Option<Event>, ()> {
         loop {
             let Some((packet, _)) = self.codec.decode(&mut self.inward).map_err(|_| ())? else {
                 return Ok(None);
             };
             let event = match packet {
                 MqttPacket::V3(packet) => from_v3(packet)?,
-                MqttPacket::V5(packet) => from_v5(packet)?,
+                MqttPacket::V5(packet) => from_v5(packet, known)?,
                 MqttPacket::Version(_) => None,
             };
             if event.is_some() {
@@ -197,10 +198,30 @@ fn from_v3(packet: v3::Packet) -> Result<Option<Event>, ()> {
     }))
 }
 
-fn from_v5(packet: v5::Packet) -> Result<Option<Event>, ()> {
+/// The servers of a reference (MQTT 5, section 4.11) that can be connected to: host and port, separated by spaces.
+fn servers(reference: Option<ByteString>, known: &[String]) -> Vec<Server> {
+    let is_address = |text: &&str| {
+        text.rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
+    };
+    let server = |text: &str| match known.iter().position(|address| address == text) {
+        Some(gateway) => Server::Known(gateway),
+        None => Server::Named(text.to_string()),
+    };
+    let reference = reference.unwrap_or_default();
+    reference.split_ascii_whitespace().filter(is_address).take(MAX_NAMED_ENTRIES).map(server).collect()
+}
+
+fn from_v5(packet: v5::Packet, known: &[String]) -> Result<Option<Event>, ()> {
     Ok(Some(match packet {
         v5::Packet::ConnectAck(ack) if ack.reason_code == v5::ConnectAckReason::Success => {
             Event::Connected { present: ack.session_present, receive_max: ack.receive_max.get() }
+        }
+        v5::Packet::ConnectAck(ack) if ack.reason_code == v5::ConnectAckReason::UseAnotherServer => {
+            Event::SentAway(servers(ack.server_reference, known))
+        }
+        v5::Packet::Disconnect(d) if d.reason_code == v5::DisconnectReasonCode::UseAnotherServer => {
+            Event::SentAway(servers(d.server_reference, known))
         }
         v5::Packet::ConnectAck(_) | v5::Packet::Disconnect(_) => return Err(()),
         v5::Packet::PublishAck(ack) => Event::PubAck(ack.packet_id.get(), ack.reason_code.into()),
@@ -317,7 +338,13 @@ impl Client {
         let Some(connection) = &mut self.connection else { return };
         let mut broken = turned.is_err();
         loop {
-            match connection.next() {
+            match connection.next(&self.addresses) {
+                Ok(Some(event @ Event::SentAway(_))) => {
+                    // The last packet; what stands before it has been taken.
+                    events.push(event);
+                    self.connection = None;
+                    return;
+                }
                 Ok(Some(event)) => events.push(event),
                 Ok(None) => break,
                 Err(()) => {
@@ -361,9 +388,12 @@ impl Client {
         notes: &mut Vec<(Note, Vec<Taken>)>,
     ) -> Result<(), ()> {
         match effect {
-            Effect::Connect { gateway, clean } => {
+            Effect::Connect { to, clean } => {
                 self.connection = None;
-                let address = self.addresses.get(gateway).cloned().unwrap_or_default();
+                let address = match to {
+                    Server::Known(gateway) => self.addresses.get(gateway).cloned().unwrap_or_default(),
+                    Server::Named(address) => address,
+                };
                 self.connecting = Some((Box::pin(async move { TcpStream::connect(address).await }), clean));
             }
             Effect::Send(packet) => {

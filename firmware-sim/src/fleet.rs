@@ -224,6 +224,8 @@ pub struct Progress {
     pub pending: usize,
     pub resends: u64,
     pub connects: u64,
+    /// How often gateways sent devices to other servers.
+    pub sent_away: u64,
     /// Readings not taken because a device's queue was full.
     pub skipped: u64,
 }
@@ -277,6 +279,7 @@ impl Fleet {
             progress.pending += view.pending;
             progress.resends += view.stats.session.resends;
             progress.connects += view.stats.session.connects;
+            progress.sent_away += view.stats.session.sent_away;
             progress.skipped += view.stats.skipped;
         }
         progress

@@ -140,6 +140,7 @@ fn main() -> ExitCode {
         "unacknowledged": progress.published.saturating_sub(progress.acked),
         "resends": progress.resends,
         "connects": progress.connects,
+        "sent_away": progress.sent_away,
         "skipped": progress.skipped,
         "longest_gap_ms": gaps.site_ms,
         "longest_device_gap_ms": gaps.device_ms,

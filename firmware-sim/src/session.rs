@@ -18,13 +18,17 @@
 //! new publish, after a wait. "Payload format invalid" (0x99) is final: the message is quarantined there.
 //! A gateway that is silent for too long, to a ping or to a publish, is left for the next one.
 //!
+//! A gateway that says "use another server" (0x9C, version 5) may name others: these are tried first, in its order, and after them
+//! the known ones again, that gateway among them. The session stays as it is: what is unacknowledged is sent again.
+//!
 //! Invariant: a message leaves the queue only by an acknowledgement, a PUBCOMP or a 0x99.
 //! Invariant: two messages in the queue never share a packet id, and a packet id that a persistent session
 //! has sent stays with its message until that is acknowledged, refused or the session is gone.
 //! Invariant: nothing is sent that was offered [`SPAN_ENTRIES`] or more after the oldest in the queue.
 //! Invariant: messages are sent for the first time in the order in which they were offered.
 //!
-//! **Limits.** `queue` messages, `in_flight` of them on the wire (fewer if the gateway says so).
+//! **Limits.** `queue` messages, `in_flight` of them on the wire (fewer if the gateway says so); [`MAX_NAMED_ENTRIES`] servers that
+//! a gateway names.
 //! **Left out.** Subscriptions, wills, topic aliases, QoS 0 beyond sending once.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -47,6 +51,9 @@ pub const MAX_IN_FLIGHT_ENTRIES: usize = 10_000;
 /// How far the newest message on the wire may be ahead of the oldest unacknowledged one, counted in messages
 /// offered: a gateway tells resends of numbered readings apart only within a bounded span (1,024 numbers).
 pub const SPAN_ENTRIES: u64 = 1_000;
+
+/// The most servers of one reference that are tried.
+pub const MAX_NAMED_ENTRIES: usize = 8;
 
 /// MQTT 5 reason "payload format invalid".
 pub const REASON_PAYLOAD_FORMAT: u8 = 0x99;
@@ -99,6 +106,8 @@ pub enum Event {
     },
     /// The connection could not be made, was refused, or has ended.
     Lost,
+    /// The gateway has refused or ended the connection, and wants these servers to be used.
+    SentAway(Vec<Server>),
     /// PUBACK; the reason is 0 in version 3.1.1.
     PubAck(u16, u8),
     PubRec(u16, u8),
@@ -111,6 +120,15 @@ pub enum Event {
     },
     /// Say goodbye and don't connect again.
     Stop,
+}
+
+/// A server to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Server {
+    /// One of the gateways that the device knows, by its place among them.
+    Known(usize),
+    /// Another one that a gateway named: host and port.
+    Named(String),
 }
 
 /// A packet to send.
@@ -132,9 +150,9 @@ pub enum Out {
 /// What a session wants done, in this order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect<T> {
-    /// Open a connection and tell of it with [`Event::Connected`] or [`Event::Lost`].
+    /// Open a connection and tell of it with [`Event::Connected`], [`Event::SentAway`] or [`Event::Lost`].
     Connect {
-        gateway: usize,
+        to: Server,
         /// Clean session, or clean start.
         clean: bool,
     },
@@ -159,6 +177,8 @@ pub struct SessionStats {
     pub connects: u64,
     /// Connections that failed or ended unasked.
     pub losses: u64,
+    /// Connections that a gateway refused or ended to have another server used.
+    pub sent_away: u64,
     pub resends: u64,
     /// Publishes refused with a reason of 0x80 and up, without 0x99.
     pub refusals: u64,
@@ -198,6 +218,10 @@ pub struct Session<T> {
     rng: fastrand::Rng,
     order: Vec<usize>,
     turn: usize,
+    /// The servers that a gateway has named and that are not tried yet.
+    named: VecDeque<Server>,
+    /// The server that is used or tried.
+    at: Option<Server>,
     failures: u32,
     link: Link,
     /// Number of the current connection.
@@ -226,6 +250,8 @@ impl<T: Clone> Session<T> {
             rng,
             order,
             turn: 0,
+            named: VecDeque::new(),
+            at: None,
             failures: 0,
             link: Link::Waiting { until: 0 },
             connection: 0,
@@ -254,11 +280,11 @@ impl<T: Clone> Session<T> {
         self.queue.iter().any(|e| !e.received)
     }
 
-    /// The gateway that it uses or tries.
+    /// The known gateway that it uses or tries.
     pub fn gateway(&self) -> Option<usize> {
-        match self.link {
-            Link::Up { .. } | Link::Connecting { .. } => self.order.get(self.turn).copied(),
-            Link::Waiting { .. } | Link::Stopped => None,
+        match (&self.at, self.link) {
+            (Some(Server::Known(gateway)), Link::Up { .. } | Link::Connecting { .. }) => Some(*gateway),
+            _ => None,
         }
     }
 
@@ -321,6 +347,7 @@ impl<T: Clone> Session<T> {
             Event::Tick => {}
             Event::Connected { present, receive_max } => self.connected(now, present, receive_max, out),
             Event::Lost => self.lost(now),
+            Event::SentAway(servers) => self.sent_away(now, servers),
             Event::PubAck(id, reason) => self.acked(now, id, reason, out),
             Event::PubRec(id, reason) => self.received(now, id, reason, out),
             Event::PubComp(id) => self.completed(id),
@@ -362,6 +389,7 @@ impl<T: Clone> Session<T> {
         self.stats.connects += 1;
         self.connection += 1;
         self.failures = 0;
+        self.named.clear();
         self.on_wire = 0;
         self.unsent_from = 0;
         self.link =
@@ -384,11 +412,25 @@ impl<T: Clone> Session<T> {
         self.wait(now);
     }
 
-    /// Waits, longer after each failure in a row, and then tries the next gateway.
+    fn sent_away(&mut self, now: u64, servers: Vec<Server>) {
+        if matches!(self.link, Link::Stopped | Link::Waiting { .. }) {
+            return;
+        }
+        self.stats.sent_away += 1;
+        // A server that has been named sends us on: its list replaces the one that is being tried.
+        self.named = servers.into_iter().take(MAX_NAMED_ENTRIES).collect();
+        self.wait(now);
+    }
+
+    /// Waits, longer after each failure in a row, and then tries the next server: of those that a gateway has named, or of the
+    /// known ones.
     fn wait(&mut self, now: u64) {
         let span = BACKOFF_FIRST_MS.saturating_mul(1 << self.failures.min(16)).min(BACKOFF_MAX_MS);
         self.failures = self.failures.saturating_add(1);
-        self.turn = (self.turn + 1) % self.order.len();
+        // Where named servers led nowhere, the known ones go on in their order.
+        if self.named.is_empty() {
+            self.turn = (self.turn + 1) % self.order.len();
+        }
         self.link = Link::Waiting { until: now.saturating_add(self.rng.u64(span / 2..=span)) };
     }
 
@@ -480,10 +522,12 @@ impl<T: Clone> Session<T> {
     fn turn_link(&mut self, now: u64, out: &mut Vec<Effect<T>>) {
         match self.link {
             Link::Waiting { until } if until <= now => {
-                let gateway = self.order.get(self.turn).copied().unwrap_or(0);
+                let known = || Server::Known(self.order.get(self.turn).copied().unwrap_or(0));
+                let to = self.named.pop_front().unwrap_or_else(known);
+                self.at = Some(to.clone());
                 let clean = !self.settings.manner.persistent || !self.fresh;
                 self.link = Link::Connecting { since: now };
-                out.push(Effect::Connect { gateway, clean });
+                out.push(Effect::Connect { to, clean });
             }
             Link::Connecting { since } if since.saturating_add(CONNECT_PATIENCE_MS) <= now => {
                 self.stats.losses += 1;

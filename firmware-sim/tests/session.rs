@@ -1,7 +1,8 @@
 //! Golden scripts of the session core: one event a line, its effects below it.
 
 use firmware_sim::session::{
-    ACK_PATIENCE_MS, CONNECT_PATIENCE_MS, Effect, Event, Manner, Message, Out, Session, SessionSettings,
+    ACK_PATIENCE_MS, CONNECT_PATIENCE_MS, Effect, Event, MAX_NAMED_ENTRIES, Manner, Message, Out, Server,
+    Session, SessionSettings,
 };
 use std::fmt::Write;
 
@@ -25,8 +26,12 @@ fn script(v5: bool, qos: u8, persistent: bool) -> Script {
 
 fn name(effect: &Effect<u32>) -> String {
     match effect {
-        Effect::Connect { gateway, clean } => {
-            format!("connect {gateway}{}", if *clean { " clean" } else { "" })
+        Effect::Connect { to, clean } => {
+            let to = match to {
+                Server::Known(gateway) => gateway.to_string(),
+                Server::Named(address) => address.clone(),
+            };
+            format!("connect {to}{}", if *clean { " clean" } else { "" })
         }
         Effect::Send(Out::Publish { packet_id, dup, payload, .. }) => {
             let text = String::from_utf8_lossy(payload);
@@ -78,6 +83,13 @@ impl Script {
 
     fn lost(&mut self) -> &mut Self {
         self.event("lost", Event::Lost)
+    }
+
+    fn sent_away(&mut self, servers: &[&str]) -> &mut Self {
+        let server =
+            |text: &&str| text.parse().map_or_else(|_| Server::Named(text.to_string()), Server::Known);
+        let event = Event::SentAway(servers.iter().map(server).collect());
+        self.event(&format!("sent away to {}", servers.join(" ")), event)
     }
 
     fn puback(&mut self, id: u16, reason: u8) -> &mut Self {
@@ -269,7 +281,7 @@ fn connections_are_tried_at_all_gateways_with_growing_waits() {
         let mut effects = Vec::new();
         session.step(now, Event::Tick, &mut effects);
         tried.extend(effects.iter().filter_map(|e| match e {
-            Effect::Connect { gateway, .. } => Some(*gateway),
+            Effect::Connect { to: Server::Known(gateway), .. } => Some(*gateway),
             _ => None,
         }));
         session.step(now, Event::Lost, &mut effects);
@@ -317,4 +329,60 @@ fn nothing_is_sent_far_ahead_of_a_reading_that_rests() {
     effects.clear();
     session.step(wake, Event::Tick, &mut effects);
     assert!(matches!(effects.first(), Some(Effect::Send(Out::Publish { .. }))), "{effects:?}");
+}
+
+#[test]
+fn a_device_that_is_sent_away_follows_and_keeps_what_is_unacknowledged() {
+    let mut s = script(true, 1, true);
+    s.tick().connected(false).offer(2).puback(1, 0).sent_away(&["h2:1883", "h3:1883"]).wake();
+    s.lost().wake().connected(true).puback(2, 0).offer(1).lost().wake();
+    s.reads(
+        r#"
+        tick: connect 0 clean
+        connected:
+        offer 2: published 0, publish 1 "r0", published 1, publish 2 "r1"
+        puback 1 0x0: acked 0
+        sent away to h2:1883 h3:1883:
+        wake: connect h2:1883
+        lost:
+        wake: connect h3:1883
+        connected present: publish 2 "r1" dup
+        puback 2 0x0: acked 1
+        offer 1: published 2, publish 3 "r2"
+        lost:
+        wake: connect 0
+        "#,
+    );
+    let stats = s.session.stats();
+    assert_eq!((stats.sent_away, stats.losses, stats.connects), (1, 2, 2));
+}
+
+#[test]
+fn a_device_goes_back_to_its_own_gateways_when_no_named_server_takes_it() {
+    let mut s = script(true, 1, false);
+    // Refused with a list of one that is known under another name and of one that is away; then without a list.
+    s.tick().sent_away(&["0", "h2:1883"]).wake().sent_away(&["h3:1883"]).wake().lost().wake();
+    s.sent_away(&[]).wake().connected(false);
+    s.reads(
+        r#"
+        tick: connect 0 clean
+        sent away to 0 h2:1883:
+        wake: connect 0 clean
+        sent away to h3:1883:
+        wake: connect h3:1883 clean
+        lost:
+        wake: connect 0 clean
+        sent away to :
+        wake: connect 0 clean
+        connected:
+        "#,
+    );
+    assert_eq!(s.session.stats().sent_away, 3);
+    let many: Vec<_> = (0..100).map(|n| format!("h{n}:1883")).collect();
+    s.sent_away(&many.iter().map(String::as_str).collect::<Vec<_>>());
+    s.wake();
+    while s.session.gateway().is_none() {
+        s.lost().wake();
+    }
+    assert_eq!(s.trace.matches("connect h").count(), 1 + MAX_NAMED_ENTRIES, "one of them above");
 }
