@@ -2,7 +2,7 @@
 
 use firmware_sim::fleet::{Fleet, FleetSettings};
 use selvedge_mqtt::{Application, ConnectionLimits, Departure, Handle, Listener, ListenerConfig};
-use selvedge_types::mqtt::{Accept, Ack, Answer, Inbound, Version};
+use selvedge_types::mqtt::{Ack, Answer, Inbound, Version};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -38,7 +38,7 @@ impl Application for Server {
                     if is_new {
                         new.0.insert(connection.id());
                     }
-                    connection.answer(Answer::Accept(Box::new(Accept::default())));
+                    connection.answer(Answer::Accept(Box::default()));
                 }
                 Inbound::Publish(publish) => {
                     if new.0.contains(&connection.id()) {
