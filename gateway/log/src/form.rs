@@ -66,7 +66,12 @@ const MAX_GROUPS_ENTRIES: u32 = 65_536;
 pub const VERSION: u8 = 1;
 
 /// Above every sequence number and segment number that is ever written, and far below where counting would overflow.
+/// A unit or segment with such a number is not believed.
 pub const MAX_COUNT: u64 = 1 << 62;
+
+/// A log in which so high a number is found is refused. No log counts so far by itself, and one that continued from there
+/// could reach [`MAX_COUNT`]: what it wrote would be synced, and not believed at the next start.
+pub const MAX_FOUND_COUNT: u64 = MAX_COUNT - (1 << 60);
 
 const SEGMENT_MAGIC: [u8; 8] = *b"SelvgLog";
 /// The first bytes of a unit.

@@ -17,6 +17,10 @@
 //!
 //! Invariant: what another release wrote and is intact by its checksum is an error before anything is written, and not
 //! damage.
+//! Invariant: the log continues with numbers (of segments and of units) above all that were found, and they are believed
+//! at the next start. A log with numbers so high that this could end is refused by the name of the file: only somebody
+//! who forged checksums can have written them ([`form::MAX_FOUND_COUNT`]). A log that such a number leaves just below that
+//! bound goes on, and is refused at a later start.
 //! Invariant: no file that holds evidence of damage is changed, so opening a log twice reports the same.
 //! Invariant: a power cut at any point of this leaves files that recover to the same records.
 
@@ -194,6 +198,16 @@ fn check_known(disk: &dyn Disk, segment: &Segment) -> Result<(), LogError> {
     Err(LogError::Unreadable { name, why: format!("the unit at byte {offset} has the unknown role {role}") })
 }
 
+/// Refuses a segment if its own number, or the number of a unit in it, is so high that the log could not continue.
+fn check_count(disk: &dyn Disk, segment: u64, highest: u64) -> Result<(), LogError> {
+    let found = segment.max(highest);
+    if found < form::MAX_FOUND_COUNT {
+        return Ok(());
+    }
+    let name = disk.describe(&segment::name_of(segment));
+    Err(LogError::Unreadable { name, why: format!("no log ever counts to {found}") })
+}
+
 /// Reads the log in `disk`, and changes nothing there. The log was durable up to `floor`; `None` if the floor is lost.
 pub fn read(
     disk: &dyn Disk,
@@ -217,6 +231,7 @@ pub fn read(
         let held = floor.is_some_and(|floor| number <= floor.segment);
         if evidence.is_some() || held {
             (mark, highest) = evidence.unwrap_or_default();
+            check_count(disk, number, highest)?;
             (tail, found) = (i, true);
             break;
         }
@@ -273,6 +288,7 @@ pub fn read(
         ends_sealed =
             reading.durable(segment, to, sealed, &mut after, &mut info).map_err(io("reading", number))?;
         check_known(disk, segment)?;
+        check_count(disk, number, after)?;
         if let Some((next, _)) = next.filter(|(next, _)| *next != number + 1) {
             // A whole segment is gone. It is noted at the segment in front of the gap, where the evidence is.
             reading.damage.add(Span::gap(number, next - number - 1), Groups::all());
@@ -293,6 +309,7 @@ pub fn read(
         Some(floor) => before.max(floor.segment) + 1,
         None => before + 1,
     };
+    check_count(disk, next, 0)?;
     if lost {
         reading.damage.add(Span::lost_before(next), Groups::all());
         if before > 0 && next > before + 1 {

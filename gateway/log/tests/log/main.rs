@@ -3,6 +3,7 @@
 mod crash;
 mod damage;
 mod floor;
+mod forged;
 mod form;
 mod measure;
 mod reader;
