@@ -1,7 +1,7 @@
 //! The identity of this gateway: what `init` writes into its data folder, and what the gateway remembers of its
 //! peers.
 //!
-//! There are six small files, the first four in JSON that an operator can read, and `admission.json` if the gateway
+//! There are seven small files, the first four in JSON that an operator can read, and `admission.json` if the gateway
 //! joined a running site ([`crate::admission`]):
 //! - `identity.json`: site, gateway, membership hash and this data folder's random incarnation. It is written once,
 //!   last of all, so that its presence means that `init` was completed.
@@ -12,6 +12,8 @@
 //!   folder of a release without keys gets one at its next start.
 //! - `log-floor`: a position that the log has reached (see [`selvedge_log::Floor`]); the log raises it. `init` creates
 //!   it, so that a log that is gone can be told from one that has not begun.
+//! - `replica-marks`: which replicas are here and which were given up (see [`selvedge_log::ReplicaMarks`]); the log's keeper
+//!   writes it.
 //! - `lock`: locked while a process uses the directory.
 //!
 //! A file is replaced as a whole: the new one is written beside it, fsynced and renamed, and the directory is fsynced.

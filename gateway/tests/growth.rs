@@ -1,7 +1,7 @@
 //! Sites of real gateways that lose some of them for good, and get new ones: gateways are drained and removed, die and are
 //! removed or replaced, and join.
 //! Everything that was acknowledged is still counted, exactly once, on the gateways that stay, also after all of these
-//! were killed.
+//! were killed. The gateway that is emptied keeps no replica of a shard on its disk, whenever it is killed meanwhile.
 
 #[path = "histories/clients.rs"]
 mod clients;
@@ -21,6 +21,59 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const SETS: u32 = 12;
 /// The most readings of a device: their values are different powers of two, so that the sum names them.
 const ELEMENTS: u32 = 48;
+
+/// Publishes of a few MiB, so that logs grow and gateways make snapshots.
+const BULK_CLIENTS: usize = 8;
+const BULK_PUBLISHES: usize = 60;
+const BULK_BYTES: usize = 15_000;
+/// The directory group is no shard: every gateway keeps it.
+const DIRECTORY: u16 = u16::MAX;
+/// The bytes in front of the marks in a gateway's file of them, and of each mark.
+const MARKS_AT: usize = 68;
+const MARK_BYTES: usize = 7;
+
+/// Publishes payloads that are no readings, which go into the quarantines of their clients' shards.
+fn publish_bulk(plan: &Plan) {
+    let payload = "?".repeat(BULK_BYTES);
+    let publish = |client: usize| {
+        let mut publisher = Publisher::new(format!("bulk-{client}"));
+        for n in 0..BULK_PUBLISHES {
+            until("a large publish is acknowledged", || {
+                publisher.publish(plan.mqtt[n % 5], &format!("d/bulk-{client}/x"), &payload).is_ok()
+            });
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..BULK_CLIENTS).for_each(|client| drop(scope.spawn(move || publish(client))))
+    });
+}
+
+/// The shards of which a data folder holds snapshots or contents of batches.
+fn shards_with_files(data: &Path) -> Vec<u16> {
+    let names = |path: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    };
+    let group = |name: &str| u16::from_str_radix(name, 16).ok();
+    let snapshots = names(&data.join("snapshots"));
+    let snapshots = snapshots.iter().filter_map(|name| group(name.strip_prefix("snapshot-")?.get(..4)?));
+    let folders = names(&data.join("batches"));
+    let batches = folders.iter().filter(|name| !names(&data.join("batches").join(name)).is_empty());
+    let mut shards: Vec<u16> = snapshots.chain(batches.filter_map(|name| group(name))).collect();
+    shards.retain(|shard| *shard != DIRECTORY);
+    shards
+}
+
+/// The shards that a data folder's marks name: those with a replica, and those whose replica was given up.
+fn marked(data: &Path) -> (Vec<u16>, Vec<u16>) {
+    let bytes = std::fs::read(data.join("replica-marks")).unwrap_or_default();
+    let marks = bytes.get(MARKS_AT..).unwrap_or_default().chunks_exact(MARK_BYTES);
+    let marks = marks.map(|mark| (u16::from_le_bytes([mark[0], mark[1]]), mark[2] == 1));
+    let (given_up, held): (Vec<_>, Vec<_>) = marks.partition(|(_, given_up)| *given_up);
+    let shards =
+        |of: Vec<(u16, bool)>| of.into_iter().map(|(shard, _)| shard).filter(|s| *s != DIRECTORY).collect();
+    (shards(held), shards(given_up))
+}
 
 /// Publishes the next reading of each device, whatever gateway takes it. Returns how many elements each device has.
 fn publish_all(plan: &Plan, at: &[usize], stop: &AtomicBool) -> Vec<u32> {
@@ -154,9 +207,15 @@ fn every_box_of_a_site_is_replaced_and_nothing_is_lost() {
 #[test]
 fn a_gateway_is_emptied_and_removed_and_a_dead_one_is_removed_and_nothing_is_lost() {
     let plan = Plan::new(5);
-    let mut running: Vec<_> = (0..5).map(|i| Some(plan.started(i))).collect();
+    // Small logs, so that there are snapshots.
+    let start = |i| Some(plan.started_with(i, &["log.max_segments=3"]));
+    let mut running: Vec<_> = (0..5).map(start).collect();
     until("all gateways are ready", || (0..5).all(|i| plan.is_ready(i)));
     until("the directory has begun", || plan.json(0, "/v1/directory")["gateways"].is_array());
+
+    publish_bulk(&plan);
+    let emptied = plan.path().join("data-1");
+    until("gateway 2 has snapshots", || !shards_with_files(&emptied).is_empty());
 
     let stop = AtomicBool::new(false);
     let stay = [0, 2, 4];
@@ -164,6 +223,17 @@ fn a_gateway_is_emptied_and_removed_and_a_dead_one_is_removed_and_nothing_is_los
         let publishing = scope.spawn(|| publish_all(&plan, &stay, &stop));
         order(&plan, 0, "POST", "/v1/gateways/2/drain");
         until("gateway 2 holds nothing", || record(&plan, 0, 2)["replicas"] == 0);
+        running[1] = None; // in the middle of deleting, more or less
+        running[1] = start(1);
+        until("gateway 2 has given all shards up", || {
+            let (held, given_up) = marked(&emptied);
+            held.is_empty() && !given_up.is_empty()
+        });
+        until("its disk holds nothing of them", || shards_with_files(&emptied).is_empty());
+        running[1] = None;
+        running[1] = start(1);
+        until("gateway 2 is ready", || plan.is_ready(1));
+        assert_eq!((marked(&emptied).0, shards_with_files(&emptied)), (vec![], vec![]), "after a restart");
         order(&plan, 2, "DELETE", "/v1/gateways/2");
         running[1] = None;
         until("no replica is out of place", || is_settled(&plan, 0));
@@ -179,7 +249,7 @@ fn a_gateway_is_emptied_and_removed_and_a_dead_one_is_removed_and_nothing_is_los
     check();
     // What was chosen since the site began is on the disks of those that stay.
     stay.iter().for_each(|i| running[*i] = None);
-    stay.iter().for_each(|i| running[*i] = Some(plan.started(*i)));
+    stay.iter().for_each(|i| running[*i] = start(*i));
     until("those that stay are ready", || stay.iter().all(|i| plan.is_ready(*i)));
     assert_eq!(record(&plan, 2, 2), Value::Null);
     until("the site is as it was", || is_settled(&plan, 0));

@@ -123,6 +123,12 @@ impl GroupCommit {
         tokens
     }
 
+    /// Drops the requests of a shard that wait: its replica was given up, and has promised nothing that rests on them.
+    pub fn forget(&mut self, shard: ShardId) {
+        self.waiting.retain(|request| request.shard != shard);
+        self.waiting_bytes = self.waiting.iter().map(CommitRequest::bytes).sum();
+    }
+
     /// How many requests wait or are being written.
     pub fn pending(&self) -> usize {
         self.waiting.len() + self.writing.as_ref().map_or(0, Vec::len)

@@ -4,6 +4,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+/// The one kind of record that means something to the log: all earlier records of its group are void, because the
+/// replica that wrote them was given up. It is never carried forward: the log removes it after everything that it voids.
+pub const KIND_FORGOTTEN: u8 = 0;
+
 /// One entry of the log. Only `group`, `kind` and `slot` mean something to the log; the rest is opaque.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogRecord {
@@ -11,7 +15,7 @@ pub struct LogRecord {
     pub group: u16,
     /// The group's configuration when the record was written.
     pub configuration: u32,
-    /// The kind of record, numbered by the caller.
+    /// The kind of record, numbered by the caller from 1; 0 is [`KIND_FORGOTTEN`].
     pub kind: u8,
     /// A ballot: round, then the gateway's number.
     pub ballot: (u64, u16),
@@ -22,9 +26,19 @@ pub struct LogRecord {
 }
 
 impl LogRecord {
+    /// The record that voids all earlier ones of this group.
+    pub fn forgotten(group: u16) -> Self {
+        Self { group, configuration: 0, kind: KIND_FORGOTTEN, ballot: (0, 0), slot: 0, payload: [].into() }
+    }
+
+    /// Whether this record voids all earlier ones of its group ([`KIND_FORGOTTEN`]).
+    pub fn forgets(&self) -> bool {
+        self.kind == KIND_FORGOTTEN
+    }
+
     /// Whether it is a state record (see [`LogRecord::slot`]).
     pub fn is_state(&self) -> bool {
-        self.slot == 0
+        self.slot == 0 && !self.forgets()
     }
 }
 

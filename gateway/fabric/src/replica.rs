@@ -162,6 +162,8 @@ pub enum StoreWork {
     Batch(ShardId, CutBatch),
     /// Delete the contents of batches up to a seq.
     Remove(ShardId, u64),
+    /// Delete a part of what there is of a shard whose replica was given up, its snapshots first.
+    Drop(ShardId),
     /// Check again what a scrub suspects.
     Check(Suspect),
     /// Read a batch's content.
@@ -330,6 +332,14 @@ impl Replica {
     /// Read access to the shard's core.
     pub fn core(&self) -> &ShardCore {
         &self.core
+    }
+
+    /// Whether the host may give this replica up while `configuration` is the latest one of its shard, as far as the
+    /// directory knows: the replica has left the shard, and nothing is being written for it that the log or the store
+    /// would report later.
+    pub fn may_be_given_up(&self, configuration: u32) -> bool {
+        let is_over = self.core.configuration().number <= configuration;
+        is_over && self.core.is_retired() && !self.core.saves_snapshot()
     }
 
     /// Takes in an event of the shard.

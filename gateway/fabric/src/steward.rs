@@ -14,6 +14,8 @@
 //!   member lacks anything.
 //! - The leader of a shard that is in a later configuration than the directory knows reports it, again and again, until
 //!   the copy shows it.
+//! - A gateway gives up the replica of a shard in which it has no part any more ([`StewardEffect::Drop`]), as soon as
+//!   nobody can need anything of it; see below.
 //! - The leader of the directory group plans ([`plan`]), from what the gateways say of themselves, and proposes what
 //!   the plan says.
 //!
@@ -22,13 +24,35 @@
 //! move was given up. Then the shard has a member that the directory does not want there, reports it, and the next move
 //! takes it away.
 //!
+//! # Giving a replica up
+//!
+//! A replica may be given up when the directory names this gateway neither as a voter nor as a learner of the shard's
+//! reported configuration, no move brings it in, and every voter of that configuration has just said that it is in it and
+//! not damaged.
+//!
+//! - A leader of that configuration reported it, so all earlier ones are over, and the votes that this gateway gave in them
+//!   decide nothing any more.
+//! - A voter that is in the configuration has applied all that came before. It holds what the replica could give it: the
+//!   state and the log behind it, and the contents of batches. It cut those itself, or it fetched them before it counted as
+//!   a member that has everything; and what it has lost since, it fetches from the other members, not from here.
+//! - All voters must say so, not only a majority: until then the replica is one more copy, and costs nothing but disk.
+//! - A stop entry that names this gateway may be chosen just then: its copy of the directory may not show the move yet. The
+//!   replica refuses to be given up once it has applied the stop. Otherwise the gateway makes another replica, which votes in
+//!   that configuration, because the earlier one did not. If that move is given up as well, nobody has it make one; so the
+//!   steward keeps a replica until a later configuration than the one in which it knows that it was named.
+//!
+//! The numbers of forwarded batches and whatever else a shard knows of a gateway are state of the shard, and moved with it.
+//!
 //! # Invariants and limits
 //!
 //! Invariant: what a steward does depends on its inputs alone. It counts no time but that of `now_ms`.
 //! Invariant: whatever is lost on the way is asked for again, at most every [`AGAIN_MS`].
 //! Limit: descriptions of gateways count for [`FRESH_MS`]. They only inform the plan: a stale one delays a move or ends
 //! it early.
-//! Limit: a gateway keeps a replica that has left its shard. Nothing here drops one.
+//! Limit: a voter that is away keeps a replica that has left the shard from being given up. Once an operator has it replaced,
+//! another configuration follows.
+//! Limit: after a restart a steward does not know that it was named. A group of two members can then be left with one that
+//! votes, if the stop entry of a move that was given up is chosen later than that.
 
 use crate::configuration::{Configuration, MAX_LEARNER_LAG_SLOTS, Stop};
 use crate::directory::{
@@ -62,8 +86,11 @@ pub struct ReplicaView {
 /// Something for the host to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StewardEffect {
-    /// Hold a replica of this shard. If there is none yet, the new one votes in no configuration up to this one.
+    /// Hold a replica of this shard. If there is none yet, the new one votes in no configuration up to this one, or up to
+    /// the one in which an earlier replica was given up.
     Hold { shard: ShardId, configuration: u32 },
+    /// Give up the replica of this shard, whose latest configuration this is, and delete its data.
+    Drop { shard: ShardId, configuration: u32 },
     /// Tell the replica of this shard that these are its learners.
     Learners { shard: ShardId, learners: Vec<GatewayId> },
     /// Hold the replica of this shard, which moves here, to this rate; `None` when it does not any more.
@@ -88,6 +115,7 @@ enum Errand {
     Begin,
     Announce,
     Hold(ShardId),
+    Drop(ShardId),
     Stop(ShardId),
     Report(ShardId),
     /// A proposal of the plan, in encoded form.
@@ -122,6 +150,8 @@ pub struct Steward {
     told: BTreeMap<ShardId, Vec<GatewayId>>,
     /// The rate that each replica that moves here was told.
     rates: BTreeMap<ShardId, NonZeroU64>,
+    /// The last configuration of each shard in which this gateway was to become a member.
+    named: BTreeMap<ShardId, u32>,
     descriptions: BTreeMap<GatewayId, (u64, GatewayDescription)>,
     placed: BTreeMap<ShardId, ReplicaSet>,
     peers: BTreeMap<GatewayId, KnownPeer>,
@@ -146,6 +176,7 @@ impl Steward {
             replicas: BTreeMap::new(),
             told: BTreeMap::new(),
             rates: BTreeMap::new(),
+            named: BTreeMap::new(),
             descriptions: BTreeMap::new(),
             placed: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -185,6 +216,11 @@ impl Steward {
             self.draining.clone_from(&draining);
             self.out.push(StewardEffect::Draining(draining));
         }
+        for (shard, configuration) in directory.configurations() {
+            if Self::learners(&directory, shard).contains(&self.me) {
+                self.named.insert(shard, configuration.number);
+            }
+        }
         (self.directory, self.copied_ms) = (Some(directory), now_ms);
         self.look(now_ms);
     }
@@ -211,6 +247,13 @@ impl Steward {
         self.look(now_ms);
     }
 
+    /// Takes that the replica of a shard was given up.
+    pub fn dropped(&mut self, shard: ShardId) {
+        self.replicas.remove(&shard);
+        self.told.remove(&shard);
+        self.rates.remove(&shard);
+    }
+
     /// Takes a gateway's description of itself.
     pub fn described(&mut self, now_ms: u64, gateway: GatewayId, description: GatewayDescription) {
         if self.up.contains(&gateway) && description.is_sound() {
@@ -229,6 +272,7 @@ impl Steward {
         };
         self.announce(now_ms, &directory);
         self.hold(now_ms, &directory);
+        self.drop_retired(now_ms, &directory);
         self.name_learners(&directory);
         self.set_rates(&directory);
         self.stop(now_ms, &directory);
@@ -280,6 +324,41 @@ impl Steward {
             if mine && !self.replicas.contains_key(&shard) && self.begins(now_ms, Errand::Hold(shard)) {
                 self.out.push(StewardEffect::Hold { shard, configuration: configuration.number });
             }
+        }
+    }
+
+    fn drop_retired(&mut self, now_ms: u64, directory: &Directory) {
+        let has_left = |(shard, view): &(&ShardId, &ReplicaView)| {
+            let known = directory.configuration(**shard)?;
+            let has_part = known.voters.contains(&self.me)
+                || known.learners.contains(&self.me)
+                || Self::learners(directory, **shard).contains(&self.me)
+                || self.named.get(shard).is_some_and(|named| *named >= known.number);
+            let is_over = view.configuration.number <= known.number && **shard != DIRECTORY_GROUP;
+            let within_reach = known.voters.iter().all(|voter| self.up.contains(voter));
+            (is_over && !has_part && within_reach).then_some(known)
+        };
+        let left: Vec<_> =
+            self.replicas.iter().filter_map(|held| Some((*held.0, has_left(&held)?))).collect();
+        if left.is_empty() {
+            return;
+        }
+        for (shard, known) in left {
+            let is_in = |voter: &GatewayId| {
+                let fresh = |(at_ms, _): &&(u64, _)| now_ms < at_ms.saturating_add(FRESH_MS);
+                let said = self.descriptions.get(voter).filter(fresh);
+                let of_shard = said.and_then(|(_, said)| said.replicas.iter().find(|r| r.shard == shard));
+                of_shard.is_some_and(|replica| {
+                    replica.configuration == known.number
+                        && !matches!(replica.role, ReplicaRole::Damaged | ReplicaRole::Retired)
+                })
+            };
+            if known.voters.iter().all(is_in) && self.begins(now_ms, Errand::Drop(shard)) {
+                self.out.push(StewardEffect::Drop { shard, configuration: known.number });
+            }
+        }
+        if self.begins(now_ms, Errand::Describe) {
+            self.out.push(StewardEffect::Describe);
         }
     }
 

@@ -249,6 +249,28 @@ impl BatchStore {
         Ok(())
     }
 
+    /// Removes at most `most` batches of a group whose replica was given up. Returns whether there are more; if not, the
+    /// removal is durable. The empty folder stays.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] when a file can't be removed.
+    pub fn remove_some(&mut self, group: u16, most: usize) -> Result<bool, LogError> {
+        let Some(folder) = self.groups.get_mut(&group) else { return Ok(false) };
+        let shown = folder.disk.describe("");
+        // The folder itself counts: after a crash it may hold more than what this process has put there.
+        let names = folder.disk.list().map_err(|e| LogError::io("listing", &shown, e))?;
+        let names: Vec<_> = names.into_iter().filter(|name| seq_of(name).is_some()).collect();
+        for name in names.iter().take(most) {
+            folder.disk.remove(name).map_err(|e| LogError::io("removing", &folder.disk.describe(name), e))?;
+        }
+        if names.len() > most {
+            return Ok(true);
+        }
+        folder.disk.sync_folder().map_err(|e| LogError::io("syncing", &shown, e))?;
+        self.groups.remove(&group);
+        Ok(false)
+    }
+
     fn check(&self) -> Result<(), LogError> {
         match &self.poison {
             Some(why) => Err(LogError::Poisoned { why: why.clone() }),

@@ -43,7 +43,9 @@ pub struct SegmentInfo {
 impl SegmentInfo {
     pub fn note(&mut self, record: &LogRecord) {
         self.groups.insert(record.group);
-        if !record.is_state() {
+        if record.forgets() {
+            self.slots.remove(&record.group);
+        } else if !record.is_state() {
             let highest = self.slots.entry(record.group).or_default();
             *highest = record.slot.max(*highest);
         }

@@ -26,6 +26,9 @@
 //! memory, and before it removes a segment it writes again those that are nowhere else. So a reader may meet a state
 //! record a second time, behind younger records; the last one of a group and kind is the newest.
 //!
+//! [`Log::forget`] voids a group's records altogether, by a record that later openings find. That record is removed with
+//! its segment, hence after all that it voids.
+//!
 //! # Invariants
 //!
 //! - What was durable when [`Log::sync`] returned is given to the visitor of every later [`Log::open`], in order, or
@@ -74,6 +77,7 @@ mod floor;
 mod form;
 mod found;
 mod log;
+mod marks;
 mod memory;
 mod reader;
 mod recovery;
@@ -91,6 +95,7 @@ pub use floor::{FLOOR_NAME, Floor};
 pub use form::{LogIdentity, MAX_PAYLOAD_BYTES, MAX_STATE_PAYLOAD_BYTES};
 pub use found::Recovery;
 pub use log::{Log, LogOptions, MAX_PINNED_SEGMENTS, MIN_SEGMENT_BYTES, OldestSegment, ReadLog, Room, Stats};
+pub use marks::{MARKS_NAME, MAX_MARKS_ENTRIES, ReplicaMark, ReplicaMarks};
 pub use memory::{Crash, Faults, MemoryDisk};
 pub use reader::LogReader;
 pub use scrub::{Extent, ScrubRound, Scrubber};

@@ -477,6 +477,32 @@ impl Log {
         Ok(())
     }
 
+    /// Voids, durably, all records of a group so far, because its replica was given up: they hold trimming back no
+    /// longer, and neither does damage that concerns the group. A visitor of a later opening is given the record that
+    /// says so ([`LogRecord::forgotten`]), in front of what is written for the group later.
+    ///
+    /// # Errors
+    /// As for [`Log::append`] and [`Log::sync`]. The call may be repeated.
+    pub fn forget(&mut self, group: u16) -> Result<(), LogError> {
+        self.check()?;
+        let of_group = |(of, _): &(u16, u8)| *of == group;
+        if self.states.keys().any(of_group) || self.segments.iter().any(|s| s.slots.contains_key(&group)) {
+            // Like trimming, this gives room back, so it may use what is held back for that.
+            self.write(&[LogRecord::forgotten(group)], false)?;
+            self.sync()?;
+        }
+        self.drop_all_of(group);
+        self.repaired(&Groups::these([group]))
+    }
+
+    /// Drops what the log knows of a group whose records are void.
+    fn drop_all_of(&mut self, group: u16) {
+        self.segments.iter_mut().for_each(|info| _ = info.slots.remove(&group));
+        self.states.retain(|(of, _), _| *of != group);
+        self.keep_from.remove(&group);
+        self.pins.remove(&group);
+    }
+
     /// The most bytes that one batch may take on disk, heads of units included: the content of one segment.
     pub fn batch_limit_bytes(&self) -> u64 {
         self.settings.segment_bytes.saturating_sub(u64::from(HEADER_BYTES))
@@ -673,7 +699,9 @@ impl Log {
         let number = self.end.segment;
         for record in units.iter().flat_map(|unit| unit.records) {
             self.stats.records += 1;
-            if record.is_state() {
+            if record.forgets() {
+                self.drop_all_of(record.group);
+            } else if record.is_state() {
                 self.states.insert((record.group, record.kind), (number, record.clone()));
             }
             if let Some(active) = self.segments.back_mut() {

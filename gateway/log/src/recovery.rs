@@ -45,6 +45,8 @@ struct Reading<'a> {
     damage: LogDamage,
     repairs: Vec<(Vec<Span>, Groups)>,
     states: States,
+    /// The groups that were forgotten, and the segment in which they were last.
+    forgotten: BTreeMap<u16, u64>,
     /// Where the first unit lies that is intact but does not decode.
     unreadable: Option<Position>,
 }
@@ -69,7 +71,10 @@ impl Reading<'_> {
                     let (record, next) = form::decode_record(body, at)?;
                     at = next;
                     info.note(&record);
-                    if record.is_state() {
+                    if record.forgets() {
+                        self.states.retain(|(group, _), _| *group != record.group);
+                        self.forgotten.insert(record.group, info.number);
+                    } else if record.is_state() {
                         self.states.insert((record.group, record.kind), (info.number, record.clone()));
                     }
                     self.recovery.records += 1;
@@ -252,6 +257,7 @@ pub fn read(
         damage: LogDamage::default(),
         repairs: Vec::new(),
         states: BTreeMap::new(),
+        forgotten: BTreeMap::new(),
         unreadable: None,
     };
     // Behind the tail there is at most an unused reserve; if it has bytes in it, they are a torn first unit.
@@ -362,10 +368,13 @@ pub fn read(
             }
         }
     };
-    let Reading { mut recovery, mut damage, repairs, states, unreadable, .. } = reading;
+    let Reading { mut recovery, mut damage, repairs, states, forgotten, unreadable, .. } = reading;
     if let Some(Position { segment, offset }) = unreadable {
         let name = disk.describe(&segment::name_of(segment));
         return Err(LogError::Unreadable { name, why: format!("the unit at byte {offset} does not decode") });
+    }
+    for info in &mut infos {
+        info.slots.retain(|group, _| forgotten.get(group).is_none_or(|since| info.number >= *since));
     }
     for (places, groups) in &repairs {
         damage.repaired(places, groups);

@@ -146,6 +146,19 @@ impl SnapshotStore {
         Ok(self.names()?.iter().filter_map(|name| parse(name)).map(|(group, _)| group).collect())
     }
 
+    /// Removes all snapshots of a group, durably: its replica was given up.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] when a file can't be removed.
+    pub fn remove_all(&self, group: u16) -> Result<(), LogError> {
+        let slots = self.slots(group)?;
+        slots.iter().try_for_each(|slot| self.remove(&name_of(group, *slot)))?;
+        if slots.is_empty() {
+            return Ok(());
+        }
+        self.disk.sync_folder().map_err(|e| LogError::io("syncing", &self.disk.describe(""), e))
+    }
+
     fn label(&self, group: u16, slot: u64) -> Label<'_> {
         label(&self.identity, group, slot)
     }

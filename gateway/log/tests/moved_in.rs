@@ -56,7 +56,7 @@ fn open(disk: &MemoryDisk) -> Opened {
 }
 
 fn keeper(opened: Opened) -> LogKeeper {
-    LogKeeper::new(opened.log, opened.replicas.into_keys())
+    LogKeeper::new(opened.log, opened.marks)
 }
 
 fn write(keeper: &mut LogKeeper, records: Vec<LogRecord>) {
@@ -73,7 +73,7 @@ fn make(keeper: &mut LogKeeper, damaged: Option<u64>) -> Vec<u8> {
     let effects = made(damaged).take(NOW).unwrap();
     let Some(CommitRequest { records, .. }) = effects.persist else { panic!("it writes nothing") };
     let kinds = records.iter().map(|record| record.kind).collect();
-    keeper.perform(LogWork::Add(moves_in())).unwrap();
+    keeper.perform(LogWork::Add { shard: moves_in(), silent_until: CAME_IN }).unwrap();
     write(keeper, records);
     kinds
 }

@@ -11,7 +11,7 @@ use selvedge_fabric::site_state::ReplicaRole;
 use selvedge_log::storage::{
     self, Done, Folders, LogKeeper, LogWork, OpenError, Opened, ReadStorage, ReplicaSettings,
 };
-use selvedge_log::{Disk, Floor, LogOptions, MemoryDisk};
+use selvedge_log::{Disk, Floor, LogOptions, MemoryDisk, ReplicaMarks};
 use selvedge_paxos::Limits;
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::time::EpochMs;
@@ -61,6 +61,13 @@ fn open(disk: &MemoryDisk) -> Opened {
     try_open(disk).unwrap()
 }
 
+/// Marks of replicas of these groups, on a disk of their own.
+fn marks<const N: usize>(groups: [u16; N]) -> ReplicaMarks {
+    let mut marks = ReplicaMarks::read(Arc::new(MemoryDisk::new(1 << 16)), [1; 16]).unwrap();
+    marks.begin(groups, false).unwrap();
+    marks
+}
+
 fn entry(group: u16, slot: u64, bytes: usize) -> LogRecord {
     let mut payload = vec![slot as u8; bytes];
     payload[0] = PROPOSAL_VERSION;
@@ -85,7 +92,7 @@ fn slots_read(disk: &MemoryDisk) -> Vec<u64> {
 #[test]
 fn what_a_full_disk_can_not_take_is_written_when_there_is_room_and_ends_nothing() {
     let disk = fresh(3 * SEGMENT_BYTES);
-    let mut keeper = LogKeeper::new(open(&disk).log, [ShardId(1)]);
+    let mut keeper = LogKeeper::new(open(&disk).log, marks([1]));
     let mut slot = 0;
     let mut stuck = false;
     while !stuck {
@@ -106,7 +113,7 @@ fn what_a_full_disk_can_not_take_is_written_when_there_is_room_and_ends_nothing(
 #[test]
 fn a_write_of_more_than_a_segment_is_written_in_pieces() {
     let disk = fresh(ROOM_BYTES);
-    let mut keeper = LogKeeper::new(open(&disk).log, [ShardId(1)]);
+    let mut keeper = LogKeeper::new(open(&disk).log, marks([1]));
     let records: Vec<_> = (1..=20).map(|slot| entry(1, slot, 900)).collect();
     assert!(write(&mut keeper, records), "two segments and a half");
     drop(keeper);
@@ -116,7 +123,7 @@ fn a_write_of_more_than_a_segment_is_written_in_pieces() {
 #[test]
 fn damage_of_unknown_groups_is_over_when_all_groups_that_are_here_are_repaired_and_the_log_is_trimmed_then() {
     let disk = fresh(ROOM_BYTES);
-    let mut keeper = LogKeeper::new(open(&disk).log, [ShardId(1), ShardId(2)]);
+    let mut keeper = LogKeeper::new(open(&disk).log, marks([1, 2]));
     for slot in 1..=30 {
         assert!(write(&mut keeper, vec![entry(1, slot, 700), entry(2, slot, 100)]));
     }
@@ -125,7 +132,7 @@ fn damage_of_unknown_groups_is_over_when_all_groups_that_are_here_are_repaired_a
     disk.meddle("log/wal-0000000000000001.log", |bytes| bytes[600..SEGMENT_BYTES as usize].fill(0));
     let opened = open(&disk);
     assert!(opened.recovery.damaged_groups.is_all());
-    let mut keeper = LogKeeper::new(opened.log, [ShardId(1), ShardId(2)]);
+    let mut keeper = LogKeeper::new(opened.log, marks([1, 2]));
     for shard in [1, 2] {
         assert!(!keeper.log().damaged_groups().is_empty());
         keeper.perform(LogWork::Healed(ShardId(shard))).unwrap();
@@ -140,7 +147,7 @@ fn damage_of_unknown_groups_is_over_when_all_groups_that_are_here_are_repaired_a
 #[test]
 fn a_log_whose_oldest_segment_holds_no_slots_is_trimmed_too() {
     let disk = fresh(ROOM_BYTES);
-    let mut keeper = LogKeeper::new(open(&disk).log, [ShardId(1)]);
+    let mut keeper = LogKeeper::new(open(&disk).log, marks([1]));
     for round in 1..=200 {
         let promise = LogRecord {
             group: 1,
@@ -179,8 +186,8 @@ fn damage_of_unknown_groups_is_not_over_while_a_replica_that_was_added_is_damage
     log.list().unwrap().iter().for_each(|name| log.remove(name).unwrap());
     let opened = open(&disk);
     assert!(opened.recovery.damaged_groups.is_all());
-    let mut keeper = LogKeeper::new(opened.log, [ShardId(0)]);
-    keeper.perform(LogWork::Add(ShardId(4))).unwrap();
+    let mut keeper = LogKeeper::new(opened.log, marks([0]));
+    keeper.perform(LogWork::Add { shard: ShardId(4), silent_until: 1 }).unwrap();
     keeper.perform(LogWork::Healed(ShardId(0))).unwrap();
     assert!(!keeper.log().damaged_groups().is_empty());
     keeper.perform(LogWork::Healed(ShardId(4))).unwrap();
@@ -192,7 +199,7 @@ const NOW: Now = Now { mono_ms: 1, wall: EpochMs(1_764_000_000_000), sure: true 
 #[test]
 fn a_replica_that_starts_with_damage_says_so_in_the_log_first() {
     let disk = fresh(ROOM_BYTES);
-    let mut keeper = LogKeeper::new(open(&disk).log, [ShardId(0)]);
+    let mut keeper = LogKeeper::new(open(&disk).log, marks([0]));
     (1..=30).for_each(|slot| assert!(write(&mut keeper, vec![entry(0, slot, 700)])));
     drop(keeper);
     disk.meddle("log/wal-0000000000000001.log", |bytes| bytes[900] ^= 1);
@@ -241,7 +248,7 @@ fn contents(disk: &MemoryDisk) -> Vec<(String, Vec<u8>)> {
 fn used() -> MemoryDisk {
     let disk = fresh(ROOM_BYTES);
     let opened = open(&disk);
-    let (mut keeper, mut stores) = (LogKeeper::new(opened.log, [ShardId(0)]), opened.stores);
+    let (mut keeper, mut stores) = (LogKeeper::new(opened.log, marks([0])), opened.stores);
     (1..=9).for_each(|slot| assert!(write(&mut keeper, vec![entry(0, slot, 900)])));
     stores.perform(StoreWork::Batch(ShardId(0), CutBatch { seq: 1, bytes: vec![1; 10] })).unwrap();
     let bytes = Machine::new(ShardId(0), Arc::new(CountingRules::default())).snapshot();
@@ -315,7 +322,7 @@ fn what_another_release_wrote_is_refused_by_name_and_left_as_it_is() {
         ("a slot's value", LogRecord { payload: vec![PROPOSAL_VERSION + 1, 7].into(), ..entry(0, 10, 5) }),
     ] {
         let disk = used();
-        let mut keeper = LogKeeper::new(open(&disk).log, [ShardId(0)]);
+        let mut keeper = LogKeeper::new(open(&disk).log, marks([0]));
         assert!(write(&mut keeper, vec![record]));
         drop(keeper);
         let before = contents(&disk);

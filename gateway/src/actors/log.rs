@@ -7,7 +7,7 @@
 //! not promised, and the rest is on disk.
 
 use crate::actors::messages::host::ReplicaMade;
-use crate::actors::messages::log::{GetLogFigures, Healed, Persist, Store};
+use crate::actors::messages::log::{Forget, GetLogFigures, Healed, Persist, Store};
 use crate::actors::messages::shard::LogSaid;
 use crate::actors::process::end_process;
 use crate::actors::pulse;
@@ -112,6 +112,10 @@ impl LogActor {
                         to.said.do_send(LogSaid(said));
                     }
                 }
+                Errand::Dropped(shard) => {
+                    tracing::info!(%shard, "the replica that was given up is deleted");
+                    self.replicas.deleted(shard);
+                }
                 Errand::Room(room) => {
                     self.room.mine(!room);
                     match room {
@@ -156,6 +160,11 @@ impl Actor for LogActor {
                 end_process(&format!("can't start the log's thread: {e}"));
             }
         }
+        // A crash may have left something of the replicas that were given up.
+        for (shard, gone) in self.replicas.all_given_up() {
+            let errands = self.desk.give_up(shard, gone.through);
+            self.run(errands);
+        }
         pulse::every(ctx, LOOK_MS, |actor| {
             let _ = actor.log.send(LogWork::Look);
         });
@@ -164,9 +173,17 @@ impl Actor for LogActor {
 
 impl Handler<ReplicaMade> for LogActor {
     type Result = ();
-    fn handle(&mut self, ReplicaMade(shard): ReplicaMade, _: &mut Self::Context) {
+    fn handle(&mut self, ReplicaMade { shard, silent_until }: ReplicaMade, _: &mut Self::Context) {
         let room = Said::Room(self.desk.figures().room);
-        self.run([Errand::Log(LogWork::Add(shard)), Errand::Shard(shard, room)]);
+        self.run([Errand::Log(LogWork::Add { shard, silent_until }), Errand::Shard(shard, room)]);
+    }
+}
+
+impl Handler<Forget> for LogActor {
+    type Result = ();
+    fn handle(&mut self, Forget { shard, through }: Forget, _: &mut Self::Context) {
+        let errands = self.desk.give_up(shard, through);
+        self.run(errands);
     }
 }
 

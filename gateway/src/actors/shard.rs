@@ -3,8 +3,8 @@
 
 use crate::actors::clock::SiteClock;
 use crate::actors::messages::forwarder::{Answered, LeaderIs, PublishWills};
-use crate::actors::messages::log::{Healed, Persist, Store};
-use crate::actors::messages::shard::{GetStatus, LoadBatch, LogSaid, ShardEvents, ShardReport};
+use crate::actors::messages::log::{Forget, Healed, Persist, Store};
+use crate::actors::messages::shard::{GetStatus, GiveUp, LoadBatch, LogSaid, ShardEvents, ShardReport};
 use crate::actors::messages::steward::{DirectoryIs, ReplicaIs};
 use crate::actors::messages::switch::ToPeers;
 use crate::actors::messages::uplink::{Loaded, ShardView};
@@ -32,6 +32,8 @@ const MAX_TURN_EVENTS: usize = 4_096;
 pub struct ShardWays {
     /// To the log: records.
     pub persist: Recipient<Persist>,
+    /// To the log, behind all records of a shard: its replica is given up.
+    pub forget: Recipient<Forget>,
     /// To the log: a repaired shard.
     pub healed: Recipient<Healed>,
     /// To the log: snapshots and contents of batches.
@@ -72,13 +74,27 @@ pub struct ShardActor {
     applied: BTreeMap<&'static str, Counter>,
     /// What the steward was last told.
     told: Option<ReplicaView>,
+    /// The replica was given up and takes no further turn. The actor ends when the last way to it is gone.
+    given_up: bool,
 }
 
 impl ShardActor {
     /// An actor around a recovered replica.
     pub fn new(id: ShardId, me: GatewayId, replica: Replica, ways: Arc<ShardWays>) -> Self {
         let (inbox, applied) = (Vec::new(), BTreeMap::new());
-        Self { id, me, replica, ways, inbox, turning: false, timer: None, led: 0, applied, told: None }
+        Self {
+            id,
+            me,
+            replica,
+            ways,
+            inbox,
+            turning: false,
+            timer: None,
+            led: 0,
+            applied,
+            told: None,
+            given_up: false,
+        }
     }
 
     fn now(&self) -> Now {
@@ -88,6 +104,9 @@ impl ShardActor {
     }
 
     fn take_in(&mut self, event: ShardEvent, ctx: &mut Context<Self>) {
+        if self.given_up {
+            return;
+        }
         self.inbox.push(event);
         if self.inbox.len() >= MAX_TURN_EVENTS {
             self.turn(ctx);
@@ -103,6 +122,9 @@ impl ShardActor {
     }
 
     fn turn(&mut self, ctx: &mut Context<Self>) {
+        if self.given_up {
+            return;
+        }
         let now = self.now();
         for event in std::mem::take(&mut self.inbox) {
             self.replica.step(now, event);
@@ -259,6 +281,9 @@ impl Handler<ShardEvents> for ShardActor {
 impl Handler<LogSaid> for ShardActor {
     type Result = ();
     fn handle(&mut self, LogSaid(said): LogSaid, ctx: &mut Self::Context) {
+        if self.given_up {
+            return;
+        }
         let now = self.now();
         for event in std::mem::take(&mut self.inbox) {
             self.replica.step(now, event); // events before the log's answer, in the order of arrival
@@ -271,8 +296,28 @@ impl Handler<LogSaid> for ShardActor {
 impl Handler<LoadBatch> for ShardActor {
     type Result = ();
     fn handle(&mut self, LoadBatch(seq): LoadBatch, ctx: &mut Self::Context) {
+        if self.given_up {
+            return;
+        }
         self.replica.load(seq);
         self.turn_soon(ctx);
+    }
+}
+
+impl Handler<GiveUp> for ShardActor {
+    type Result = bool;
+    fn handle(&mut self, GiveUp { configuration }: GiveUp, ctx: &mut Self::Context) -> bool {
+        self.turn(ctx); // of what gathered before
+        if self.given_up || !self.replica.may_be_given_up(configuration) {
+            return false; // the steward asks again
+        }
+        self.given_up = true;
+        if let Some((_, timer)) = self.timer.take() {
+            ctx.cancel_future(timer);
+        }
+        // The log is a single mailbox, so this follows everything that the replica wanted on disk.
+        self.ways.forget.do_send(Forget { shard: self.id, through: configuration });
+        true
     }
 }
 

@@ -4,9 +4,9 @@
 use crate::actors::directory_copy::DirectoryCopy;
 use crate::actors::link::PeerLinks;
 use crate::actors::messages::PlacementChanged;
-use crate::actors::messages::host::HoldReplica;
+use crate::actors::messages::host::{DropReplica, HoldReplica};
 use crate::actors::messages::shard::ShardEvents;
-use crate::actors::messages::steward::{DirectoryIs, ReplicaIs};
+use crate::actors::messages::steward::{DirectoryIs, ReplicaDropped, ReplicaIs};
 use crate::actors::messages::switch::{AskTable, GetPeers};
 use crate::actors::pulse;
 use crate::actors::replicas::Replicas;
@@ -32,6 +32,7 @@ const LOOK_MS: u64 = 200;
 /// The ways out of the steward.
 pub struct StewardWays {
     pub host: Recipient<HoldReplica>,
+    pub drop: Recipient<DropReplica>,
     pub replicas: Arc<Replicas>,
     /// For items to the directory group.
     pub ways: Arc<Ways>,
@@ -67,6 +68,9 @@ impl StewardActor {
             match effect {
                 StewardEffect::Hold { shard, configuration } => {
                     self.ways.host.do_send(HoldReplica { shard, configuration });
+                }
+                StewardEffect::Drop { shard, configuration } => {
+                    self.ways.drop.do_send(DropReplica { shard, configuration });
                 }
                 StewardEffect::Learners { shard, learners } => {
                     self.tell(shard, ShardEvent::Learners(learners));
@@ -154,6 +158,13 @@ impl Handler<ReplicaIs> for StewardActor {
     fn handle(&mut self, ReplicaIs(shard, view): ReplicaIs, ctx: &mut Self::Context) {
         self.core.replica(pulse::now_ms(), shard, view);
         self.perform(ctx);
+    }
+}
+
+impl Handler<ReplicaDropped> for StewardActor {
+    type Result = ();
+    fn handle(&mut self, ReplicaDropped(shard): ReplicaDropped, _: &mut Self::Context) {
+        self.core.dropped(shard);
     }
 }
 

@@ -326,7 +326,7 @@ impl Handler<SwitchWays> for Switch {
 
 impl Handler<ReplicaMade> for Switch {
     type Result = ();
-    fn handle(&mut self, ReplicaMade(shard): ReplicaMade, _: &mut Self::Context) {
+    fn handle(&mut self, ReplicaMade { shard, .. }: ReplicaMade, _: &mut Self::Context) {
         if let Some(replica) = self.ways.as_ref().and_then(|ways| ways.replicas.get(shard)) {
             replica.events.do_send(ShardEvents(self.told_so_far()));
         }

@@ -46,7 +46,7 @@ use selvedge_log::storage::{self, Folders, LogKeeper, OpenError, ReadStorage, Re
 use selvedge_log::{LogError, LogOptions, RealDisk, Scrubber};
 use selvedge_mqtt::{ConnectionLimits, Listener, ListenerConfig};
 use selvedge_seal::{SealError, link_psk};
-use selvedge_types::ids::{GatewayId, SiteId};
+use selvedge_types::ids::{GatewayId, ShardId, SiteId};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -213,9 +213,11 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let ways = Arc::new(Ways::new(epoch, clock.clone(), DepartureDesk::new(bounds(&mqtt_config))));
     let front = Front::new(ring.clone(), decoder, origin, Arc::default(), ways.clone());
     let front = Arc::new(front.balancing(settings.mqtt.policy()));
-    let replicas = Arc::new(Replicas::default());
+    let given_up = disk.marks.given_up().map(|(group, through)| (ShardId(group), through));
+    let replicas = Arc::new(Replicas::new(given_up));
+    let marks_are_complete = disk.marks.is_complete();
     let log = LogActor::new(
-        LogKeeper::new(disk.log, disk.replicas.keys().copied()),
+        LogKeeper::new(disk.log, disk.marks),
         disk.stores,
         replicas.clone(),
         settings.log.max_segments,
@@ -249,6 +251,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let steward = Context::<StewardActor>::new();
     let shard_ways = Arc::new(ShardWays {
         persist: log.clone().recipient(),
+        forget: log.clone().recipient(),
         healed: log.clone().recipient(),
         store: log.clone().recipient(),
         peers: switch.clone().recipient(),
@@ -274,12 +277,13 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         me,
         ring: ring.clone(),
         settings: replica_settings,
-        damaged: disk.recovery.damaged_groups,
+        marks_are_complete,
         replicas: replicas.clone(),
         ways: HostWays {
             start: Box::new(start_replica),
             log: log.clone().recipient(),
             switch: switch.clone().recipient(),
+            steward: steward.address().recipient(),
         },
         log_limit: SharedLogLimit::default(),
     }
@@ -327,6 +331,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     };
     let ways_of_steward = StewardWays {
         host: host.clone().recipient(),
+        drop: host.clone().recipient(),
         replicas: replicas.clone(),
         ways: ways.clone(),
         peers: switch.clone().recipient(),
@@ -500,6 +505,7 @@ fn ways_of(replica: &Addr<ShardActor>) -> ReplicaWays {
         said: replica.clone().recipient(),
         load: replica.clone().recipient(),
         status: replica.clone().recipient(),
+        give_up: replica.clone().recipient(),
     }
 }
 

@@ -209,7 +209,7 @@ impl Place {
             forward: Forward::new(origin, common.ring.clone(), pipeline_bytes),
             uplink: Uplink::default(),
             desk: StorageDesk::new(MAX_SEGMENTS, opened.log.room() == Room::Plenty, 0),
-            log: LogKeeper::new(opened.log, replicas.keys().copied()),
+            log: LogKeeper::new(opened.log, opened.marks),
             replicas,
             sealer: Sealer::new(&common.secret, &common.site).expect("a salt"),
             opener,
@@ -553,6 +553,7 @@ impl Live {
                 Errand::Room(room) => {
                     self.replicas.values_mut().for_each(|r| r.said(now, Said::Room(room)));
                 }
+                Errand::Dropped(_) => {} // nothing moves here
             }
         }
     }

@@ -11,8 +11,9 @@
 //! *retired*: a learner to which no replica sends anything. It records that the configuration begins, and after that it
 //! writes nothing and casts no votes. It keeps its state until its host drops it. It answers batches and all questions
 //! about windows, including stale ones, with the members of the configuration that it has no part in, so that whoever
-//! sends to it goes on there. The host may drop it when a leader of a later configuration serves. Before that, this replica may be the only one that knows that the stop is
-//! chosen.
+//! sends to it goes on there. The host gives it up when every member of a later configuration is in it (see
+//! [`crate::steward`]). Before that, this replica may be the only one that knows that the stop is chosen, or a member may
+//! still have to fetch the state from it.
 //!
 //! # On disk
 //!
@@ -31,7 +32,7 @@
 //!
 //! # A new replica on a gateway that had one before
 //!
-//! After the host has dropped a retired replica, the directory may want a replica on the same gateway again. The new
+//! After the host has given a retired replica up, the directory may want a replica on the same gateway again. The new
 //! one does not know what its predecessor promised, or in which configurations. Together with a replica that is still
 //! behind in one of those, it could form a majority there and choose another value than the stop. So a replica that is
 //! made after its shard began receives the number of the present configuration, and votes in no configuration up to
@@ -159,6 +160,11 @@ impl ShardCore {
     /// Whether this gateway is neither a member of the present configuration nor a learner.
     pub fn is_retired(&self) -> bool {
         !self.configuration.has_member(self.me) && !self.learners.contains(&self.me)
+    }
+
+    /// Whether a snapshot, made here or fetched, is being made durable.
+    pub fn saves_snapshot(&self) -> bool {
+        self.saving.is_some()
     }
 
     /// The slot above which the log shows what was chosen, by the records that this process wrote. `None` while

@@ -9,11 +9,13 @@
 //! A log has lost records if it names a configuration whose beginning neither the log nor a snapshot holds. A replica
 //! that lost records begins in the configuration of its snapshot, does not vote there, and learns what was chosen
 //! since. It stays damaged in each configuration that it passes through, because it may have voted in any of them.
+//!
+//! After its host has given a replica up, the log holds [`KIND_FORGOTTEN`], and nothing in front of that counts.
 
 use super::Slot;
 use crate::configuration::{Configuration, FIRST_CONFIGURATION};
 use crate::machine::unknown_proposal_version;
-use crate::record::LogRecord;
+use crate::record::{KIND_FORGOTTEN, LogRecord};
 use selvedge_paxos::{Ballot, Entry, Record, Recovered, Value};
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::ShardId;
@@ -159,6 +161,11 @@ impl FoundReplica {
 impl Replay {
     /// Takes in the next record of the group, in the order of the log.
     pub fn record(&mut self, record: LogRecord) {
+        if record.kind == KIND_FORGOTTEN {
+            // What another release wrote stays unreadable, so that nothing is changed.
+            *self = Self { unreadable: self.unreadable.take(), ..Self::default() };
+            return;
+        }
         let ballot = Ballot { round: record.ballot.0, gateway: record.ballot.1 };
         if record.kind != KIND_LEARNS {
             self.highest = self.highest.max(record.configuration);
@@ -250,6 +257,16 @@ impl Replay {
     /// replica must neither run nor begin anew.
     pub fn unreadable(&self) -> Option<&str> {
         self.unreadable.as_deref()
+    }
+
+    /// Whether the log holds any record of the replica.
+    pub fn has_records(&self) -> bool {
+        self.highest > 0 || self.came_later()
+    }
+
+    /// Takes in what the host's own mark says: the replica votes in no configuration up to this one.
+    pub fn silent_until(&mut self, configuration: u32) {
+        self.silent_until = self.silent_until.max(configuration);
     }
 
     /// Whether the log says that the replica was made after its shard began ([`FoundReplica::learner`]).

@@ -30,7 +30,7 @@
 //! cursor holds [`HELD_BYTES`], and gives up beyond that.
 
 use crate::{LogError, LogReader};
-use selvedge_fabric::record::{LogRecord, Position, Stretch};
+use selvedge_fabric::record::{KIND_FORGOTTEN, LogRecord, Position, Stretch};
 use selvedge_fabric::shard::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED, KIND_CONFIGURATION};
 use selvedge_paxos::Value;
 use std::collections::BTreeMap;
@@ -137,7 +137,8 @@ impl Cursor {
                     self.committed(u64::from_le_bytes(bytes));
                 }
             }
-            KIND_BEGUN_ANEW => {
+            // A replica that was given up wrote what stands in front of KIND_FORGOTTEN.
+            KIND_BEGUN_ANEW | KIND_FORGOTTEN => {
                 self.open.clear();
                 self.open_bytes = 0;
             }

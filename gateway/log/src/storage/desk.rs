@@ -20,6 +20,8 @@ pub enum Errand {
     Shard(ShardId, Said),
     /// To every shard: whether the disk has room.
     Room(bool),
+    /// To the host of replicas: nothing is left of the shard's replica, which was given up. A new one may be made.
+    Dropped(ShardId),
 }
 
 /// The log's figures for operators.
@@ -92,6 +94,14 @@ impl StorageDesk {
                 vec![Errand::Log(LogWork::Pin(shard, pinned)), Errand::Log(stretch)]
             }
         }
+    }
+
+    /// Gives up the shard's replica, which writes nothing any more, while `through` is the shard's latest configuration.
+    /// Call it for each mark at the start too: it finishes what a crash interrupted.
+    pub fn give_up(&mut self, shard: ShardId, through: u32) -> Vec<Errand> {
+        self.commit.forget(shard);
+        self.transfers.forget(shard);
+        vec![Errand::Log(LogWork::GiveUp { shard, through })]
     }
 
     /// How many replicas are being brought up to date from here. While there are any, the host has the log looked at
@@ -183,10 +193,17 @@ impl StorageDesk {
             Done::RottenSnapshot(shard) => errands.push(Errand::Shard(shard, Said::SnapshotRotten)),
             Done::RottenSegment(_) => errands.push(Errand::Log(LogWork::Look)),
             Done::Mended(_) => {}
+            Done::GivenUp(shard) | Done::DroppedInPart(shard) => {
+                errands.push(Errand::Store(StoreWork::Drop(shard)));
+            }
+            Done::Dropped(shard) => errands.push(Errand::Dropped(shard)),
             Done::NotStored(shard, batch) => errands.push(Errand::Shard(shard, Said::NotStored(batch))),
             Done::Loaded { shard, seq, stored } => {
                 errands.push(Errand::Shard(shard, Said::Loaded { seq, stored }));
             }
+            // The transfer may have ended meanwhile.
+            Done::Stretch { shard, to, stretch: Some(_), .. } | Done::ReadInPart { shard, to, .. }
+                if !self.transfers.has((shard, to)) => {}
             Done::Stretch { shard, to, from, stretch: Some(stretch) } => {
                 errands.push(Errand::Store(StoreWork::ReadLog { shard, to, from, stretch }));
             }

@@ -3,7 +3,8 @@
 use super::chosen::{Cursor, Turn};
 use super::transfers::Served;
 use crate::{
-    BatchStore, Extent, Groups, Log, LogError, LogReader, OldestSegment, PinnedSnapshot, Room, SnapshotStore,
+    BatchStore, Extent, Groups, Log, LogError, LogReader, OldestSegment, PinnedSnapshot, ReplicaMarks, Room,
+    SnapshotStore,
 };
 use selvedge_fabric::machine::{CutBatch, Scan};
 use selvedge_fabric::peer::TRANSFER_CHUNK_BYTES;
@@ -27,8 +28,12 @@ pub enum LogWork {
     Keep { shard: ShardId, from: u64 },
     /// The shard's damage is repaired.
     Healed(ShardId),
-    /// The shard has a replica here from now on.
-    Add(ShardId),
+    /// The shard has a replica here from now on, which votes in no configuration up to `silent_until`. Nothing that it
+    /// writes later is on disk before its mark ([`ReplicaMarks`]).
+    Add { shard: ShardId, silent_until: u32 },
+    /// The shard's replica is given up for good, while `through` is the shard's latest configuration: mark that, and forget
+    /// its records. At a start, the same is done again for each mark that says so.
+    GiveUp { shard: ShardId, through: u32 },
     /// Keep the shard's records from this slot on, whatever snapshots cover; `None` removes the pin.
     Pin(ShardId, Option<u64>),
     /// Find where the shard's records of slot `from` and later lie, for the replica on gateway `to`.
@@ -38,6 +43,9 @@ pub enum LogWork {
     /// A scrub found this segment rotten.
     Rotten(u64),
 }
+
+/// The most files that the store deletes of a given-up replica before it does other work.
+const DROP_PIECE_ENTRIES: usize = 32;
 
 /// The kinds of files that a gateway keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +102,12 @@ pub enum Done {
     ReadInPart { shard: ShardId, to: GatewayId, from: u64, stretch: Stretch },
     /// The answer to a replica that is behind, on gateway `to`.
     Transfer { shard: ShardId, to: GatewayId, answer: TransferAnswer },
+    /// The shard's replica is given up, and the mark is on disk: its files may be deleted.
+    GivenUp(ShardId),
+    /// A part of the files of a replica that was given up is deleted.
+    DroppedInPart(ShardId),
+    /// Nothing is left of a replica that was given up.
+    Dropped(ShardId),
     /// The store could not take this batch's content.
     NotStored(ShardId, CutBatch),
     /// A batch's content, as far as the store has it.
@@ -110,28 +124,67 @@ pub enum Done {
 /// Owns the log, and performs the work on it.
 ///
 /// The keeper holds on to a write for which a full disk has no room, and retries it whenever there may be room: nothing
-/// in it was promised yet, and nothing else is written before it.
+/// in it was promised yet, and nothing else is written before it. The same holds for marks.
 #[derive(Debug)]
 pub struct LogKeeper {
     log: Log,
-    /// The groups that have a replica here.
-    groups: BTreeSet<u16>,
+    /// They name the groups that have a replica here.
+    marks: ReplicaMarks,
+    /// Replicas that are here now, and whose marks found no room yet. Nothing is written before they have.
+    unmarked: BTreeMap<u16, u32>,
+    /// Replicas to give up, for which there was no room yet.
+    leaving: BTreeMap<u16, u32>,
     stuck: Option<Vec<LogRecord>>,
     /// Segments that have rotted since the log was opened, and are not trimmed yet.
     rotten: BTreeSet<u64>,
 }
 
 impl LogKeeper {
-    /// A keeper of this log, for the groups of these shards.
-    pub fn new(log: Log, shards: impl IntoIterator<Item = ShardId>) -> Self {
-        Self { log, groups: shards.into_iter().map(|s| s.0).collect(), stuck: None, rotten: BTreeSet::new() }
+    /// A keeper of this log and of the marks beside it.
+    pub fn new(log: Log, marks: ReplicaMarks) -> Self {
+        let (unmarked, leaving) = (BTreeMap::new(), BTreeMap::new());
+        Self { log, marks, unmarked, leaving, stuck: None, rotten: BTreeSet::new() }
     }
 
     /// Damage that may concern any group is repaired once all groups with a replica here are: there are no others.
     fn close_repairs(&mut self) -> Result<(), LogError> {
         let damaged = self.log.damaged_groups();
-        if damaged.is_all() && !self.groups.iter().any(|g| damaged.contains(*g)) {
+        let here = |group: u16| damaged.contains(group);
+        if damaged.is_all() && !self.marks.held().any(here) && !self.unmarked.keys().copied().any(here) {
             self.log.repaired(&Groups::all())?;
+        }
+        Ok(())
+    }
+
+    /// Marks the replicas that have no mark yet. Returns whether all have one now.
+    fn mark(&mut self) -> Result<bool, LogError> {
+        while let Some((group, silent_until)) = self.unmarked.first_key_value().map(|(g, c)| (*g, *c)) {
+            match self.marks.hold(group, silent_until) {
+                Err(e) if e.is_full() => {
+                    tracing::warn!(shard = %ShardId(group), "no room to mark a replica, trying again: {e}");
+                    return Ok(false);
+                }
+                result => result?,
+            }
+            self.unmarked.remove(&group);
+        }
+        Ok(true)
+    }
+
+    /// Gives up the replicas that are to be given up, as far as there is room.
+    fn give_up(&mut self, done: &mut Vec<Done>) -> Result<(), LogError> {
+        while let Some((group, through)) = self.leaving.first_key_value().map(|(g, c)| (*g, *c)) {
+            let given_up = self.marks.give_up(group, through).and_then(|()| self.log.forget(group));
+            match given_up {
+                Err(e) if e.is_full() => {
+                    tracing::warn!(shard = %ShardId(group), "no room to give a replica up, trying again: {e}");
+                    return Ok(());
+                }
+                result => result?,
+            }
+            self.leaving.remove(&group);
+            done.push(Done::GivenUp(ShardId(group)));
+            self.close_repairs()?;
         }
         Ok(())
     }
@@ -161,6 +214,10 @@ impl LogKeeper {
     }
 
     fn write(&mut self, records: Vec<LogRecord>, done: &mut Vec<Done>) -> Result<(), LogError> {
+        if !self.mark()? {
+            self.stuck = Some(records);
+            return Ok(());
+        }
         match append(&mut self.log, &records).and_then(|()| self.log.sync()) {
             Ok(_) => done.push(Done::Written),
             Err(e) if e.is_full() || (e.is_too_large() && self.log.room() == Room::Full) => {
@@ -181,6 +238,7 @@ impl LogKeeper {
         match work {
             LogWork::Write(records) => self.write(records, &mut done)?,
             LogWork::Look => {
+                self.give_up(&mut done)?;
                 self.close_repairs()?;
                 self.trim()?;
                 self.log.retry_reserve()?;
@@ -199,7 +257,18 @@ impl LogKeeper {
                 self.log.repaired(&Groups::these([shard.0]))?;
                 self.close_repairs()?;
             }
-            LogWork::Add(shard) => _ = self.groups.insert(shard.0),
+            LogWork::Add { shard, silent_until } => {
+                self.unmarked.insert(shard.0, silent_until);
+                self.mark()?;
+            }
+            LogWork::GiveUp { shard, through } => {
+                // Nothing rests on what it wanted to write.
+                self.stuck.iter_mut().for_each(|stuck| stuck.retain(|record| record.group != shard.0));
+                self.unmarked.remove(&shard.0);
+                self.leaving.insert(shard.0, through);
+                self.give_up(&mut done)?;
+                self.trim()?;
+            }
             LogWork::Pin(shard, from) => self.log.pin(shard.0, from),
             LogWork::Stretch { shard, to, from } => {
                 let stretch = self.log.stretch(shard.0, from);
@@ -227,6 +296,11 @@ impl LogKeeper {
         }
         done.push(Done::Room(self.log.room() == Room::Plenty && self.stuck.is_none()));
         Ok(done)
+    }
+
+    /// The marks of the replicas that are here, and of those that were given up.
+    pub fn marks(&self) -> &ReplicaMarks {
+        &self.marks
     }
 
     /// The log, for reading its state.
@@ -311,6 +385,22 @@ impl Stores {
                 None
             }
             TransferRequest::Log { .. } | TransferRequest::Contents => None, // the desk's
+        }
+    }
+
+    /// Deletes a part of what there is of a replica that was given up. After an error, the next start goes on.
+    fn drop_some(&mut self, shard: ShardId) -> Option<Done> {
+        self.cursors.retain(|(of, _), _| *of != shard);
+        self.pinned.retain(|(of, _), _| *of != shard);
+        self.rotten.remove(&shard.0);
+        let removed = self.snapshots.remove_all(shard.0);
+        match removed.and_then(|()| self.batches.remove_some(shard.0, DROP_PIECE_ENTRIES)) {
+            Ok(true) => Some(Done::DroppedInPart(shard)),
+            Ok(false) => Some(Done::Dropped(shard)),
+            Err(e) => {
+                tracing::warn!(%shard, "can't delete what is left of a replica that was given up: {e}");
+                None
+            }
         }
     }
 
@@ -402,6 +492,7 @@ impl Stores {
                 }
                 done.push(Done::Scanned { shard, ticket, scan });
             }
+            StoreWork::Drop(shard) => done.extend(self.drop_some(shard)),
             StoreWork::Check(suspect) => done.extend(self.check(suspect)?),
             StoreWork::Transfer { shard, to, request } => {
                 let answer = self.transfer(shard, to, request);

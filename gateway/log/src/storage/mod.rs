@@ -13,6 +13,10 @@
 //! snapshot in pieces. Only a few are served at a time, and what they need stays on disk (`transfers.rs`). The log's
 //! thread only says where records lie; the store's thread reads them.
 //!
+//! A replica that has left its shard is given up ([`StorageDesk::give_up`]) in this order, and each step may be repeated:
+//! its mark is on disk; the log forgets its records; the store deletes its files. Only then may the shard get another
+//! replica here.
+//!
 //! Invariant: a shard learns that a token is on disk only when the write that holds it, and every earlier one, was
 //! synced.
 //! Invariant: the log is trimmed below a slot only when a snapshot through it is durable, with every content that it

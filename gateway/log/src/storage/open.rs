@@ -6,15 +6,21 @@
 //!
 //! The ring gives a gateway the shards that it holds from their beginning. A shard that moved here is on disk: the first
 //! record of its replica says that the replica was made later, and the log keeps that record for good. If it is missing,
-//! the log has lost it or had no room for it yet, so the replica counts as damaged.
+//! the log has lost it or had no room for it yet, so the replica counts as damaged. Marks beside the log ([`ReplicaMarks`])
+//! name every replica, so none is forgotten, whatever is lost of the log. They also name the replicas that were given up
+//! ([`super::LogWork::GiveUp`]): those are not made again, and what is left of them is deleted.
 //!
-//! Invariant: every shard of which anything is on disk gets a replica at the next start.
-//! Limits: a replica is forgotten if the log loses all its records and neither a snapshot nor a batch of it is there. A
-//! replica that such a gateway makes anew may not vote either until it is repaired ([`new_replica`]).
+//! Invariant: every shard of which anything is on disk, or that has a mark, gets a replica at the next start, unless it was
+//! given up.
+//! Invariant: a replica is marked before anything of it is written, and a mark of one that is given up comes before anything
+//! of it is deleted.
+//! Limits: a folder of a release without marks may have forgotten a replica, if its log is damaged, and so may one whose
+//! marks have rotted. A replica that such a gateway makes may not vote until it is repaired ([`ReplicaMarks::is_complete`]).
 
 use super::keeper::Stores;
 use crate::{
-    BatchStore, Disk, Floor, Log, LogError, LogOptions, LogReader, ReadLog, Recovery, Room, SnapshotStore,
+    BatchStore, Disk, Floor, Log, LogError, LogOptions, LogReader, ReadLog, Recovery, ReplicaMark,
+    ReplicaMarks, Room, SnapshotStore,
 };
 use selvedge_fabric::configuration::{DIRECTORY_GROUP, FIRST_CONFIGURATION};
 use selvedge_fabric::machine::{CountingRules, Machine, RestoreError};
@@ -52,7 +58,8 @@ pub enum OpenError {
 
 /// The folders in which a gateway keeps its data.
 pub struct Folders {
-    /// The data folder itself. The log's floor lies here, outside of every folder that may be emptied.
+    /// The data folder itself. The log's floor and the marks of replicas lie here, outside of every folder that may be
+    /// emptied.
     pub floor: Arc<dyn Disk>,
     pub log: Arc<dyn Disk>,
     pub snapshots: Arc<dyn Disk>,
@@ -64,6 +71,7 @@ pub struct Folders {
 pub struct ReadStorage {
     log: ReadLog,
     stores: Stores,
+    marks: ReplicaMarks,
     replays: BTreeMap<u16, Replay>,
 }
 
@@ -71,6 +79,8 @@ pub struct ReadStorage {
 pub struct Opened {
     pub log: Log,
     pub stores: Stores,
+    /// They hold a mark for each of the replicas.
+    pub marks: ReplicaMarks,
     /// The summary of reading the log.
     pub recovery: Recovery,
     pub replicas: BTreeMap<ShardId, Replica>,
@@ -105,9 +115,10 @@ impl ReplicaSettings {
 }
 
 /// Makes an empty replica of a shard that moves to gateway `me`. It votes in no configuration up to `configuration`, the
-/// shard's present one ([`FoundReplica::learner`]). `damaged` carries a number that no earlier start has drawn if the
-/// log, when the process read it, had damage that may concern this shard: an earlier replica may then be lost with its
-/// votes. The log has to know of the replica before it writes the replica's records ([`super::LogWork::Add`]).
+/// shard's present one, or the one up to which an earlier replica was given up ([`FoundReplica::learner`]). `damaged`
+/// carries a number that no earlier start has drawn if an earlier replica may be lost with its votes
+/// ([`ReplicaMarks::is_complete`]). The log has to know of the replica before it writes the replica's records
+/// ([`super::LogWork::Add`]).
 ///
 /// # Errors
 /// [`ConfigError`], when the ring has no such shard.
@@ -140,7 +151,8 @@ pub fn read(folders: Folders, settings: LogOptions) -> Result<ReadStorage, OpenE
     let identity = settings.identity;
     let mut replays: BTreeMap<u16, Replay> = BTreeMap::new();
     let mut visit = |record: LogRecord| replays.entry(record.group).or_default().record(record);
-    let floor = Floor::read(folders.floor, identity)?;
+    let floor = Floor::read(folders.floor.clone(), identity)?;
+    let marks = ReplicaMarks::read(folders.floor, identity)?;
     let reader = LogReader::new(folders.log.clone(), identity);
     let log = Log::read(folders.log, Some(floor), settings, &mut visit)?;
     for (group, replay) in &replays {
@@ -151,7 +163,7 @@ pub fn read(folders: Folders, settings: LogOptions) -> Result<ReadStorage, OpenE
     }
     let snapshots = SnapshotStore::open(folders.snapshots, identity, MAX_SNAPSHOT_BYTES)?;
     let batches = BatchStore::open(folders.batches, identity)?;
-    Ok(ReadStorage { log, stores: Stores::new(snapshots, batches, reader), replays })
+    Ok(ReadStorage { log, stores: Stores::new(snapshots, batches, reader), marks, replays })
 }
 
 impl ReadStorage {
@@ -161,7 +173,8 @@ impl ReadStorage {
     }
 
     /// The shards of the ring of which gateway `me` has a replica: those that it holds from their beginning, and those
-    /// of which anything is on disk, because a replica moved here. The directory group only if it is on disk.
+    /// that have a mark or of which anything is on disk, because a replica moved here. Those that were given up are
+    /// left out. The directory group is among them only if it has a mark or is on disk.
     ///
     /// # Errors
     /// [`LogError::Io`] when the snapshots can't be listed.
@@ -170,8 +183,10 @@ impl ReadStorage {
         let found = self.replays.keys().copied().chain(self.stores.snapshots.groups()?);
         let found =
             found.chain(self.stores.batches.groups()).chain(damaged.known().into_iter().flatten().copied());
+        let found = found.chain(self.marks.held());
         let found = found.filter(|group| *group < ring.shards() || *group == DIRECTORY_GROUP.0).map(ShardId);
-        Ok(found.chain(ring.shards_of(me)).collect())
+        let given_up = |shard: &ShardId| matches!(self.marks.get(shard.0), Some(ReplicaMark::GivenUp { .. }));
+        Ok(found.chain(ring.shards_of(me)).filter(|shard| !given_up(shard)).collect())
     }
 
     /// Opens what was read, with a replica of each of the [`ReadStorage::shards`]. See [`ReadStorage::open_shards`].
@@ -189,9 +204,9 @@ impl ReadStorage {
         self.open_shards(me, shards, ring, settings, nonce)
     }
 
-    /// Opens what was read, with replicas of these shards at gateway `me`. The ring need not give it these shards: logs
-    /// and snapshots name the present configurations. Reads all snapshots before it writes anything. `nonce` draws a
-    /// number that no earlier start has drawn.
+    /// Opens what was read, with replicas of these shards at gateway `me`, except those that were given up. The ring need
+    /// not give it these shards: logs and snapshots name the present configurations. Reads all snapshots before it writes
+    /// anything, and marks all replicas. `nonce` draws a number that no earlier start has drawn.
     ///
     /// # Errors
     /// [`OpenError`], when a snapshot can't be read (nothing is changed then), or a replica can't run.
@@ -203,24 +218,38 @@ impl ReadStorage {
         settings: &ReplicaSettings,
         nonce: &mut dyn FnMut() -> u64,
     ) -> Result<Opened, OpenError> {
-        let Self { log, mut stores, mut replays } = self;
+        let Self { log, mut stores, mut marks, mut replays } = self;
         let recovery = log.recovery().clone();
+        let forgets = marks.is_damaged();
         let mut restored = Vec::new();
         for id in shards {
+            if matches!(marks.get(id.0), Some(ReplicaMark::GivenUp { .. })) {
+                continue;
+            }
             let machine = restore(&stores, id, &settings.rules)?;
             stores.batches.check_version(id.0)?;
             restored.push((id, machine, replays.remove(&id.0).unwrap_or_default()));
         }
         let mut log = log.begin()?;
         stores.snapshots.tidy()?;
+        let here = restored.iter().map(|(id, ..)| id.0);
+        marks.begin(here, recovery.damaged_groups.is_all())?;
         let mut replicas = BTreeMap::new();
-        for (id, machine, replay) in restored {
+        for (id, machine, mut replay) in restored {
             let lost = machine.is_none();
             let machine = machine.unwrap_or_else(|| Machine::new(id, settings.rules.clone()));
             let slot = machine.slot();
             let mut damaged = lost || recovery.damaged_groups.contains(id.0) || replay.is_damaged();
             damaged |= replay.lacks_records(slot, machine.configuration());
-            damaged |= !ring.replicas(id).contains(&me) && !replay.came_later();
+            let silent_until = match marks.get(id.0) {
+                Some(ReplicaMark::Held { silent_until }) => silent_until,
+                _ => 0,
+            };
+            // A replica that was made later has a record that says so, unless it was lost.
+            damaged |= (silent_until > 0 || !ring.replicas(id).contains(&me)) && !replay.came_later();
+            // The replica that was here from the beginning may have been given up.
+            damaged |= forgets && !replay.has_records();
+            replay.silent_until(silent_until);
             if damaged {
                 tracing::error!(shard = %id, "its log is damaged: it does not vote until its peers have repaired it");
             }
@@ -241,7 +270,7 @@ impl ReadStorage {
             replica.starts_with(log.room() == Room::Plenty);
             replicas.insert(id, replica);
         }
-        Ok(Opened { log, stores, recovery, replicas })
+        Ok(Opened { log, stores, marks, recovery, replicas })
     }
 }
 

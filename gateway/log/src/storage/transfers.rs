@@ -124,6 +124,12 @@ impl Transfers {
         self.active.remove(&who).is_some()
     }
 
+    /// Ends all transfers of a shard whose replica here was given up.
+    pub fn forget(&mut self, shard: ShardId) {
+        self.active.retain(|(of, _), _| *of != shard);
+        self.waiting.retain(|((of, _), _)| *of != shard);
+    }
+
     /// Ends and returns the transfers that make no progress or take too long.
     pub fn expire(&mut self, now_ms: u64) -> Vec<Served> {
         let over = |active: &Active| {

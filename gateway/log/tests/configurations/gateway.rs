@@ -30,8 +30,10 @@ pub struct Gateway {
     /// The number of the present process, which each start increases.
     pub start: u64,
     pub back_at_ms: u64,
-    /// Whether its disk holds a replica.
+    /// Whether its disk holds a replica for certain.
     pub hosts: bool,
+    /// Whether the mark of the replica that it gave up is on disk for certain.
+    pub gave_up: bool,
     /// Whether its log was lost and its replica is not repaired yet.
     pub damaged: bool,
     /// The names of all batches that clients sent here to earlier processes.
@@ -62,6 +64,10 @@ pub struct Process {
     pub wrote: bool,
     /// Whether the log no longer counts the replica as damaged.
     pub healed: bool,
+    /// The replica was given up, and there may be some of it left.
+    pub dropping: bool,
+    /// The mark of the replica that was given up is on disk.
+    pub gave_up: bool,
     pub look_at_ms: u64,
     pub seen: Vec<Option<u64>>,
     pub learners: Vec<GatewayId>,
@@ -112,7 +118,8 @@ impl Gateway {
     pub fn new(id: u16, hosts: bool) -> Self {
         let id = GatewayId(id);
         let (process, names) = (None, Vec::new());
-        Self { id, disk: fresh_disk(id), process, start: 0, back_at_ms: 0, hosts, damaged: false, names }
+        let (disk, gave_up, damaged) = (fresh_disk(id), false, false);
+        Self { id, disk, process, start: 0, back_at_ms: 0, hosts, gave_up, damaged, names }
     }
 
     /// Starts a process on what the disk holds.
@@ -123,12 +130,13 @@ impl Gateway {
         let folders = Folders { floor, log, snapshots: folder("snapshots"), batches: folder("batches") };
         let mut log = LogOptions::new([self.id.0 as u8; 16]);
         (log.segment_bytes, log.keep_free_bytes, log.unit_bytes) = (64 * 1024, 0, 4 * 1024);
-        let shards = self.hosts.then_some(SHARD);
         let found = storage::read(folders, log).unwrap();
-        let here = found.shards(self.id, &ring()).unwrap();
-        assert!(here.contains(&SHARD) || !self.hosts || self.damaged, "{} forgets its replica", self.id);
-        let mut opened = found.open_shards(self.id, shards, &ring(), &settings(), &mut || nonce).unwrap();
-        let (replica, log) = (opened.replicas.remove(&SHARD), LogKeeper::new(opened.log, [SHARD]));
+        let here = found.shards(self.id, &ring()).unwrap().contains(&SHARD);
+        assert!(here || !self.hosts, "{} forgets its replica", self.id);
+        assert!(!here || !self.gave_up, "{} has its replica again that it gave up", self.id);
+        let mut opened = found.open(self.id, &ring(), &settings(), &mut || nonce).unwrap();
+        let given_up = opened.marks.given_up().next();
+        let (replica, log) = (opened.replicas.remove(&SHARD), LogKeeper::new(opened.log, opened.marks));
         self.start += 1;
         self.process = Some(Process {
             replica,
@@ -142,6 +150,8 @@ impl Gateway {
             slow_until_ms: 0,
             wrote: false,
             healed: false,
+            dropping: false,
+            gave_up: false,
             look_at_ms: 0,
             seen: vec![None; GATEWAYS],
             learners: Vec::new(),
@@ -151,6 +161,9 @@ impl Gateway {
             names: Vec::new(),
             checked: None,
         });
+        if let Some((_, through)) = given_up {
+            self.give_up(now, through);
+        }
     }
 
     /// Fails the power: writes that were not synced may survive or not, and the write under way may survive in part.
@@ -175,13 +188,15 @@ impl Gateway {
         self.damaged = true;
     }
 
-    /// Drops the replica with all its data.
-    pub fn drop_all(&mut self, back_at_ms: u64) {
-        if let Some(mut process) = self.process.take() {
-            self.names.append(&mut process.names);
+    /// Gives up the replica while the shard is in this configuration, or goes on with it.
+    pub fn give_up(&mut self, now: Now, through: u32) {
+        (self.hosts, self.damaged) = (false, false);
+        if let Some(process) = self.process.as_mut() {
+            (process.replica, process.wrote, process.dropping) = (None, false, true);
+            process.learners.clear();
+            let errands = process.desk.give_up(SHARD, through);
+            process.errands(now, errands, &mut Random::new(0), false);
         }
-        (self.disk, self.hosts, self.damaged) = (fresh_disk(self.id), false, false);
-        self.back_at_ms = back_at_ms;
     }
 }
 
@@ -190,6 +205,8 @@ impl Process {
     pub fn make_replica(&mut self, me: GatewayId, configuration: u32) {
         let made = storage::new_replica(me, SHARD, &ring(), &settings(), configuration, None);
         self.replica = Some(made.unwrap());
+        self.gave_up = false;
+        self.log_work.push_back((0, LogWork::Add { shard: SHARD, silent_until: configuration }));
         self.seen.fill(None);
         self.look_at_ms = 0;
     }
@@ -236,7 +253,7 @@ impl Process {
         let now_ms = now.mono_ms;
         let slow = self.slow_until_ms > now_ms;
         while let Some((_, work)) = self.log_work.pop_front_if(|(due, _)| !slow && *due <= now_ms) {
-            self.wrote |= matches!(work, LogWork::Write(_));
+            self.wrote |= matches!(work, LogWork::Write(_)) && self.replica.is_some();
             let heals = matches!(work, LogWork::Healed(_));
             let done = self.log.perform(work).unwrap();
             self.healed |= heals;
@@ -279,6 +296,7 @@ impl Process {
 
     fn carry(&mut self, now: Now, done: Vec<Done>, random: &mut Random, faults: bool) {
         for done in done {
+            self.gave_up |= matches!(done, Done::GivenUp(_));
             let errands = self.desk.done(now.mono_ms, done);
             self.errands(now, errands, random, faults);
         }
@@ -297,6 +315,7 @@ impl Process {
                     }
                 }
                 Errand::Room(_) => {}
+                Errand::Dropped(_) => self.dropping = false,
             }
         }
     }

@@ -1,6 +1,6 @@
 //! A shard moves from gateway to gateway under random faults, on real logs in memory. The network loses, duplicates and
-//! reorders messages; processes end in the middle of a write; logs are trimmed and lost; hosts drop replicas and make
-//! them again; and the directory moves one replica after another. Then the faults stop, and the last configuration must
+//! reorders messages; processes end in the middle of a write; logs are trimmed and lost; hosts give up replicas and make
+//! them again on the same disk; and the directory moves one replica after another. Then the faults stop, and the last configuration must
 //! heal.
 //!
 //! # Checked in every run

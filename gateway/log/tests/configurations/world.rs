@@ -163,8 +163,9 @@ impl World {
         self.client(n);
         let Some(process) = self.gateways[n].process.as_mut() else { return };
         let said = process.turn(now, &mut self.random, self.faults);
-        let (wrote, healed) = (process.wrote, process.healed);
+        let (wrote, healed, gave_up) = (process.wrote, process.healed, process.gave_up);
         self.gateways[n].hosts |= wrote;
+        self.gateways[n].gave_up = gave_up;
         self.gateways[n].damaged &= !healed;
         for (to, message) in said {
             self.post(n, to, message);
@@ -205,7 +206,7 @@ impl World {
         }
         let gateway = &mut self.gateways[n];
         let Some(process) = gateway.process.as_mut() else { return };
-        if process.replica.is_none() && listed.contains(&id) {
+        if process.replica.is_none() && !process.dropping && listed.contains(&id) {
             process.make_replica(id, number);
         }
         if process.learners != listed && process.replica.is_some() {
@@ -437,7 +438,7 @@ impl World {
         }
     }
 
-    /// A host drops a retired replica with all its data once a leader of the newest configuration serves. Before that,
+    /// A host gives up a retired replica once a leader of the newest configuration serves. Before that,
     /// the replica may be the only one that knows that the stop is chosen. The host also keeps a replica that a stop
     /// names as a member while that stop may still be chosen.
     fn drop_retired(&mut self) {
@@ -452,12 +453,12 @@ impl World {
         let planned = self.plan.as_ref().map_or(&[][..], |(_, members, _)| members);
         let n = self.random.below(GATEWAYS as u64) as usize;
         let id = GatewayId(n as u16 + 1);
-        let retired = |p: &Process| p.replica.as_ref().is_some_and(|r| r.core().is_retired());
+        let retired = |p: &Process| p.replica.as_ref().is_some_and(|r| r.may_be_given_up(newest.number));
         let gateway = &mut self.gateways[n];
         let ordered = self.ordered.contains(&(newest.number, id));
         let wanted = newest.has_member(id) || ordered || learners.contains(&id) || planned.contains(&id);
         if !wanted && gateway.process.as_ref().is_some_and(retired) {
-            gateway.drop_all(self.now_ms + 50);
+            gateway.give_up(Now { mono_ms: self.now_ms, wall: EpochMs(WALL), sure: true }, newest.number);
             self.told.dropped += 1;
         }
     }

@@ -227,7 +227,7 @@ impl Gateway {
         let mut replica = opened.replicas.remove(&SHARD).unwrap();
         let up = (1..=3).filter(|other| *other != id).map(GatewayId).collect();
         replica.step(now, ShardEvent::Peers { up, restarted: vec![] });
-        let log = LogKeeper::new(opened.log, [SHARD]);
+        let log = LogKeeper::new(opened.log, opened.marks);
         let (mute, fetches, loaded, saved) = (false, 0, vec![], vec![]);
         let (stores, desk, rotten, mended) = (opened.stores, StorageDesk::new(1_000, true, 0), 0, vec![]);
         Self { disk, replica, log, stores, mute, fetches, loaded, saved, id, desk, rotten, mended }
@@ -266,7 +266,7 @@ impl Gateway {
                     self.carry(now, vec![Done::Encoded(shard, work)]);
                 }
                 Errand::Shard(_, said) => self.replica.said(now, said),
-                Errand::Room(_) => {}
+                Errand::Room(_) | Errand::Dropped(_) => {}
             }
         }
     }

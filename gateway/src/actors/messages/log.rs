@@ -21,6 +21,15 @@ pub struct Store(pub StoreWork);
 #[rtype(result = "()")]
 pub struct Healed(pub ShardId);
 
+/// The shard's replica is given up while `through` is the shard's latest configuration: it writes nothing any more, and its
+/// data is deleted.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Forget {
+    pub shard: ShardId,
+    pub through: u32,
+}
+
 /// Asks for the log's figures for operators.
 #[derive(Debug, Clone, Copy, Default, Message)]
 #[rtype(result = "LogFigures")]

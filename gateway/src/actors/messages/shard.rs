@@ -21,6 +21,14 @@ pub struct LogSaid(pub Said);
 #[rtype(result = "()")]
 pub struct LoadBatch(pub u64);
 
+/// Gives the replica up while `configuration` is the latest one of its shard. If it agrees, it takes no further turn, and
+/// has handed everything to the log that it ever will.
+#[derive(Debug, Message)]
+#[rtype(result = "bool")]
+pub struct GiveUp {
+    pub configuration: u32,
+}
+
 /// Asks for the state of the shard.
 #[derive(Debug, Message)]
 #[rtype(result = "ShardReport")]

@@ -11,6 +11,11 @@ use std::sync::Arc;
 #[rtype(result = "()")]
 pub struct ReplicaIs(pub ShardId, pub ReplicaView);
 
+/// The shard's replica here was given up.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ReplicaDropped(pub ShardId);
+
 /// The directory as the replica here has applied it.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
