@@ -8,7 +8,7 @@ use selvedge_fabric::replica::{Replica, StoreWork};
 use selvedge_fabric::ring::{Member, Ring};
 use selvedge_fabric::shard::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_CONFIGURATION, KIND_LEARNS, Now};
 use selvedge_fabric::site_state::ReplicaRole;
-use selvedge_log::storage::{self, Done, Folders, LogKeeper, LogWork, Opened, ReplicaSettings};
+use selvedge_log::storage::{self, Done, Folders, LogKeeper, LogWork, Opened, ReadStorage, ReplicaSettings};
 use selvedge_log::{Disk, Floor, LogOptions, MemoryDisk};
 use selvedge_paxos::Limits;
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -47,12 +47,16 @@ fn settings() -> ReplicaSettings {
 }
 
 fn open(disk: &MemoryDisk) -> Opened {
+    read(disk).open(ME, &ring(), &settings(), &mut || 7).unwrap()
+}
+
+fn read(disk: &MemoryDisk) -> ReadStorage {
     let folder = |name| disk.folder(name).unwrap();
     let (floor, log) = (Arc::new(disk.clone()), folder("log"));
     let folders = Folders { floor, log, snapshots: folder("snapshots"), batches: folder("batches") };
     let mut options = LogOptions::new([1; 16]);
     (options.segment_bytes, options.keep_free_bytes, options.unit_bytes) = (8 * 1024, 0, 1_024);
-    storage::read(folders, options).unwrap().open(ME, &ring(), &settings(), &mut || 7).unwrap()
+    storage::read(folders, options).unwrap()
 }
 
 fn keeper(opened: Opened) -> LogKeeper {
@@ -187,4 +191,31 @@ fn groups_that_the_ring_does_not_have_get_no_replica() {
     drop(keeper);
     assert!(open(&disk).replicas.keys().copied().eq(ring().shards_of(ME)));
     assert!(storage::new_replica(ME, ShardId(8), &ring(), &settings(), CAME_IN, None).is_err());
+}
+
+/// Every gateway has a replica of the directory group from its first start on, as one that learns if it is not among the
+/// first voters.
+#[test]
+fn a_replica_that_a_first_start_asks_for_is_new_and_not_damaged() {
+    let disk = fresh();
+    let start = || read(&disk).open_shards(ME, [moves_in()], &ring(), &settings(), &mut || 7).unwrap();
+    let mut opened = start();
+    assert_eq!(
+        (role(&opened), votes(&opened)),
+        (ReplicaRole::Retired, false),
+        "nobody has named it a learner"
+    );
+    let effects = opened.replicas.get_mut(&moves_in()).unwrap().take(NOW).unwrap();
+    let Some(CommitRequest { records, .. }) = effects.persist else { panic!("it writes nothing") };
+    assert_eq!(records.iter().map(|record| record.kind).collect::<Vec<_>>(), [KIND_LEARNS]);
+    drop(opened);
+    assert_eq!(role(&start()), ReplicaRole::Retired, "nothing of it is on disk yet");
+    write(&mut keeper(start()), records);
+    assert_eq!(role(&start()), ReplicaRole::Retired);
+
+    // Records without the one that must come first are no new replica.
+    let disk = fresh();
+    write(&mut keeper(open(&disk)), vec![entry(FIRST_CONFIGURATION, 1)]);
+    let opened = read(&disk).open_shards(ME, [moves_in()], &ring(), &settings(), &mut || 7).unwrap();
+    assert_eq!(role(&opened), ReplicaRole::Damaged);
 }

@@ -9,6 +9,7 @@
 //! the log has lost it or had no room for it yet, so the replica counts as damaged. Marks beside the log ([`ReplicaMarks`])
 //! name every replica, so none is forgotten, whatever is lost of the log. They also name the replicas that were given up
 //! ([`super::LogWork::GiveUp`]): those are not made again, and what is left of them is deleted.
+//! A replica of which nothing at all is on disk, and no mark, is made anew, and writes that record first.
 //!
 //! Invariant: every shard of which anything is on disk, or that has a mark, gets a replica at the next start, unless it was
 //! given up.
@@ -222,23 +223,31 @@ impl ReadStorage {
         let recovery = log.recovery().clone();
         let forgets = marks.is_damaged();
         let mut restored = Vec::new();
+        let saved = stores.snapshots.groups()?;
         for id in shards {
             if matches!(marks.get(id.0), Some(ReplicaMark::GivenUp { .. })) {
                 continue;
             }
             let machine = restore(&stores, id, &settings.rules)?;
             stores.batches.check_version(id.0)?;
-            restored.push((id, machine, replays.remove(&id.0).unwrap_or_default()));
+            let marked = marks.get(id.0).is_some();
+            restored.push((id, machine, replays.remove(&id.0), marked));
         }
         let mut log = log.begin()?;
         stores.snapshots.tidy()?;
         let here = restored.iter().map(|(id, ..)| id.0);
         marks.begin(here, recovery.damaged_groups.is_all())?;
         let mut replicas = BTreeMap::new();
-        for (id, machine, mut replay) in restored {
+        for (id, machine, replay, marked) in restored {
             let lost = machine.is_none();
             let machine = machine.unwrap_or_else(|| Machine::new(id, settings.rules.clone()));
             let slot = machine.slot();
+            let has_stored = stores.batches.has_any(id.0);
+            // The directory group of a gateway that is none of its first voters: a start asks for its replica before
+            // there is one. It learns, like one that moves in.
+            let elsewhere = !ring.replicas(id).contains(&me);
+            let is_new = elsewhere && !marked && replay.is_none() && !saved.contains(&id.0) && !has_stored;
+            let mut replay = replay.unwrap_or_default();
             let mut damaged = lost || recovery.damaged_groups.contains(id.0) || replay.is_damaged();
             damaged |= replay.lacks_records(slot, machine.configuration());
             let silent_until = match marks.get(id.0) {
@@ -246,7 +255,7 @@ impl ReadStorage {
                 _ => 0,
             };
             // A replica that was made later has a record that says so, unless it was lost.
-            damaged |= (silent_until > 0 || !ring.replicas(id).contains(&me)) && !replay.came_later();
+            damaged |= (silent_until > 0 || elsewhere) && !is_new && !replay.came_later();
             // The replica that was here from the beginning may have been given up.
             damaged |= forgets && !replay.has_records();
             replay.silent_until(silent_until);
@@ -261,10 +270,12 @@ impl ReadStorage {
             let listed = (outbox.kept + 1..=outbox.last).filter(|seq| !lost.contains(seq));
             stores.batches.expect(id.0, listed)?;
             damaged &= !canary::makes(Canary::DamagedVotes);
-            let found = replay.finish(slot, machine.configuration(), damaged.then(&mut *nonce));
+            let found = match is_new && !damaged {
+                true => FoundReplica::learner(FIRST_CONFIGURATION),
+                false => replay.finish(slot, machine.configuration(), damaged.then(&mut *nonce)),
+            };
             // The log need not keep what a snapshot covers, but does not remember that itself.
             log.keep_from(id.0, slot + 1);
-            let has_stored = stores.batches.has_any(id.0);
             let shard = ShardCore::recover(settings.of(me, id, ring), machine, found)?;
             let mut replica = Replica::new(id, shard, has_stored, settings.shelf_bytes);
             replica.starts_with(log.room() == Room::Plenty);
