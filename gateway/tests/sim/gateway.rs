@@ -10,10 +10,11 @@ use super::pipe::Piece;
 use super::random::Random;
 use selvedge_fabric::agreement::{Agreement, WallTime};
 use selvedge_fabric::decode::TopicRule;
+use selvedge_fabric::directory::{DIRECTORY_GROUP, Genesis};
 use selvedge_fabric::forward::{self, Forward, Forwardable, Ticket};
 use selvedge_fabric::link::Known;
 use selvedge_fabric::machine::{CountingRules, Item, ItemOutcome, Origin};
-use selvedge_fabric::peer::{PeerMessage, QueryAnswer};
+use selvedge_fabric::peer::{PeerMessage, QueryAnswer, TableQuestion};
 use selvedge_fabric::reach::News;
 use selvedge_fabric::record::Suspect;
 use selvedge_fabric::replica::{Encoding, Replica, Said, StoreWork};
@@ -21,7 +22,8 @@ use selvedge_fabric::ring::Ring;
 use selvedge_fabric::shard::{Now, ShardEvent};
 use selvedge_fabric::uplink::{self, Confirmation, Uplink};
 use selvedge_log::storage::{
-    self, Done, Errand, LogKeeper, LogWork, OpenError, ReplicaSettings, StorageDesk, Stores,
+    self, Done, Errand, LogKeeper, LogWork, OpenError, Opened, ReadStorage, ReplicaSettings, StorageDesk,
+    Stores,
 };
 use selvedge_log::{Groups, Room, ScrubRound, Scrubber};
 use selvedge_paxos::Limits;
@@ -31,6 +33,10 @@ use selvedge_types::time::EpochMs;
 use selvedge_types::uplink::{Down, Up};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+
+pub mod steward;
+
+use steward::StewardDesk;
 
 /// The bytes that the outbox of a shard may take before its leader accepts nothing more.
 pub const OUTBOX_BUDGET_BYTES: u64 = 12_000;
@@ -46,7 +52,6 @@ const LOOK_MS: u64 = 1_000;
 /// The facts that all gateways of a site share.
 pub struct Common {
     pub ring: Arc<Ring>,
-    pub gateways: Vec<GatewayId>,
     pub rules: Arc<CountingRules>,
     pub limits: Limits,
     pub topics: Vec<TopicRule>,
@@ -58,6 +63,8 @@ pub struct Common {
     pub secret: SiteSecret,
     /// Whether its gateways scrub their disks.
     pub scrubs: bool,
+    /// The beginning of the directory, in a site whose members change. Other sites run without a directory.
+    pub genesis: Option<Genesis>,
 }
 
 /// A gateway's box, which outlives its processes.
@@ -76,6 +83,12 @@ pub struct Place {
     pub stood_since: Option<u64>,
     /// Whether the box is without power.
     pub off: bool,
+    /// Whether the box was lost or removed for good. It may still run for a while after a removal.
+    pub gone: bool,
+    /// The random number of its data folder.
+    pub incarnation: u128,
+    /// The gateways that its settings name.
+    pub peers: Vec<GatewayId>,
     /// What it remembers of its peers, on disk.
     pub known: BTreeMap<GatewayId, Known>,
     /// The number of faults that keep it from its uplink.
@@ -120,11 +133,15 @@ pub struct Live {
     pub peers_look_at: u64,
     /// Its front and the connections of devices.
     pub edge: Edge,
+    /// Its part in the site's growth, in a site whose members change.
+    steward: Option<StewardDesk>,
+    /// The gateways that can be reached, as it told its shards.
+    up: Vec<GatewayId>,
     /// What it knows of the others' clocks.
     pub agreement: Agreement,
     /// The gateways whose clocks are outside, as its shards know it.
     outside: Vec<GatewayId>,
-    /// The gateways that reported full disks, and those of them that its shards know.
+    /// The gateways that reported full disks, and those that should lead nothing as its shards know it.
     pub full: BTreeSet<GatewayId>,
     told_full: BTreeSet<GatewayId>,
     /// A replica got an event after its turn.
@@ -154,7 +171,7 @@ pub struct Out {
 pub struct Ended(pub String);
 
 impl Place {
-    pub fn new(gateway: GatewayId, wide: bool) -> Self {
+    pub fn new(gateway: GatewayId, incarnation: u128, peers: Vec<GatewayId>, wide: bool) -> Self {
         Self {
             disk: SimDisk::new(gateway, wide),
             clock: Clock::default(),
@@ -165,6 +182,9 @@ impl Place {
             frozen_until: 0,
             stood_since: None,
             off: false,
+            gone: false,
+            incarnation,
+            peers,
             known: BTreeMap::new(),
             cut_off: 0,
             slow_ms: 0,
@@ -184,7 +204,6 @@ impl Place {
 
     /// Starts a process on what the disk holds.
     pub fn start(&mut self, me: GatewayId, common: &Common, mono_ms: u64) -> Result<(), OpenError> {
-        let settings = replica_settings(common);
         self.start += 1;
         let (start, mut draws) = (self.start, 0);
         let mut nonce = || {
@@ -192,7 +211,7 @@ impl Place {
             start << 20 | u64::from(me.0) << 10 | draws
         };
         let found = storage::read(self.disk.folders(), self.disk.settings(me))?;
-        let opened = found.open(me, &common.ring, &settings, &mut nonce)?;
+        let opened = open(found, me, common, &mut nonce)?;
         let replicas = opened.replicas;
         let lost = if std::mem::take(&mut self.lost_end) { Groups::all() } else { Groups::default() };
         super::invariants::corruption::started(me, &lost, &replicas);
@@ -223,10 +242,21 @@ impl Place {
             look_at: mono_ms,
             rotten: false,
             scrub: common.scrubs.then(|| (self.disk.scrubber(me), ScrubRound::new(&[]), 0)),
-            links: Links::new(mono_ms, me, self.start, self.start << 16 | u64::from(me.0), &common.gateways),
+            links: Links::new(
+                mono_ms,
+                (me, self.incarnation),
+                self.start,
+                self.start << 16 | u64::from(me.0),
+                &self.peers,
+            ),
             peers_look_at: mono_ms,
             edge: Edge::new(common, origin),
-            agreement: Agreement::new(me, common.gateways.iter().copied()),
+            steward: common.genesis.as_ref().map(|genesis| {
+                let damaged = opened.recovery.damaged_groups.clone();
+                StewardDesk::new(me, self.incarnation, genesis, common, damaged, mono_ms)
+            }),
+            up: vec![me],
+            agreement: Agreement::new(me, self.peers.iter().copied()),
             outside: Vec::new(),
             full: BTreeSet::new(),
             told_full: BTreeSet::new(),
@@ -247,7 +277,7 @@ impl Place {
         let Some(disk) = self.disk.with_snapshot_of_another_release() else { return false };
         let before = disk.files();
         let opened = storage::read(disk.folders(), disk.settings(me))
-            .and_then(|found| found.open(me, &common.ring, &replica_settings(common), &mut || 1));
+            .and_then(|found| open(found, me, common, &mut || 1));
         let refused = matches!(opened, Err(OpenError::Unreadable { .. }));
         assert!(refused, "{me} takes what another release wrote for damage");
         assert!(before == disk.files(), "{me} changed what another release wrote");
@@ -306,13 +336,16 @@ impl Live {
 
     /// Compares the reports of full disks. Returns whether the shards were told of a change.
     pub fn look_at_room(&mut self, now: Now) -> bool {
-        if self.full == self.told_full {
+        // A gateway that is being emptied leads no more than one whose disk is full.
+        let draining = self.steward.as_ref().map_or(&[][..], StewardDesk::draining);
+        let reluctant: BTreeSet<_> = self.full.iter().chain(draining).copied().collect();
+        if reluctant == self.told_full {
             return false;
         }
         for replica in self.replicas.values_mut() {
-            replica.step(now, ShardEvent::Full { who: self.full.iter().copied().collect() });
+            replica.step(now, ShardEvent::Full { who: reluctant.iter().copied().collect() });
         }
-        self.told_full = self.full.clone();
+        self.told_full = reluctant;
         true
     }
 
@@ -321,6 +354,7 @@ impl Live {
         for replica in self.replicas.values_mut() {
             replica.step(now, ShardEvent::Peers { up: news.up.clone(), restarted: news.restarted.clone() });
         }
+        self.up.clone_from(&news.up);
         news.gone().for_each(|gone| self.forward.gateway_down(now.mono_ms, gone));
         news.back().for_each(|back| self.forward.gateway_up(back));
     }
@@ -354,6 +388,10 @@ impl Live {
                 self.edge.front.tell_taken();
             }
             PeerMessage::Taken { publishers } => self.edge.front.taken(publishers),
+            PeerMessage::AskTable { id, question: TableQuestion::Gateway } => {
+                self.describe(now, from, id, out);
+            }
+            PeerMessage::TableAnswer { id, answer } => self.described(now, from, id, answer),
             _ => {}
         }
     }
@@ -378,6 +416,9 @@ impl Live {
                 | ItemOutcome::Directory(_) => false,
             };
             let (shard, slot) = (settled.shard, settled.slot);
+            if let Some(desk) = &mut self.steward {
+                desk.settled(settled.ticket);
+            }
             if kept {
                 out.settled.push((shard, slot));
             }
@@ -590,6 +631,7 @@ impl Live {
             for shard in ids {
                 self.turn_of(now, shard, out)?;
             }
+            self.again |= self.steward(now, out);
             if !self.again {
                 return Ok(());
             }
@@ -625,10 +667,12 @@ impl Live {
         for (seq, content) in effects.loaded {
             self.uplink.loaded(now.mono_ms, shard, seq, content, &mut up);
         }
-        if let Some(view) = effects.uplink {
+        // The directory group has nothing for the cloud.
+        if let Some(view) = effects.uplink.filter(|_| shard != DIRECTORY_GROUP) {
             self.uplink.view(now.mono_ms, shard, view, &mut up);
         }
         self.uplinked(now, up, out);
+        self.tell_steward(now, shard, effects.directory);
         Ok(())
     }
 
@@ -683,6 +727,19 @@ impl Live {
     pub fn segments(&self) -> u64 {
         self.log.log().stats().segments
     }
+}
+
+/// Opens what was read, with the replicas that the gateway had; in a site whose members change also with one of the
+/// directory group, which every gateway has.
+fn open(
+    found: ReadStorage,
+    me: GatewayId,
+    common: &Common,
+    nonce: &mut dyn FnMut() -> u64,
+) -> Result<Opened, OpenError> {
+    let mut shards = found.shards(me, &common.ring)?;
+    shards.extend(common.genesis.as_ref().map(|_| DIRECTORY_GROUP));
+    found.open_shards(me, shards, &common.ring, &replica_settings(common), nonce)
 }
 
 fn replica_settings(common: &Common) -> ReplicaSettings {

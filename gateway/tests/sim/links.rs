@@ -101,6 +101,15 @@ struct Line {
     lanes: Lanes,
 }
 
+impl Line {
+    fn new(now: u64, me: GatewayId, peer: GatewayId) -> Self {
+        let link = Link::new(me, peer);
+        let seeking = if link.dials() { Seeking::Dial { at: now } } else { Seeking::Nothing };
+        let lanes = Lanes::default();
+        Self { link, socket: None, part: Vec::new(), heard_ms: 0, pressed_back_until: 0, seeking, lanes }
+    }
+}
+
 #[derive(Debug)]
 enum Step {
     /// The acceptor waits for Hello, the dialler for Welcome.
@@ -122,6 +131,8 @@ pub struct Links {
     me: Hello,
     peers: PeerList,
     lines: BTreeMap<GatewayId, Line>,
+    /// The peers from the next turn on, if the directory has named others.
+    named: Option<BTreeMap<GatewayId, KnownPeer>>,
     detector: Detector,
     reach: Reach,
     untold: Option<Change>,
@@ -134,17 +145,17 @@ pub struct Links {
 }
 
 impl Links {
-    pub fn new(now: u64, me: GatewayId, start: u64, run: u64, gateways: &[GatewayId]) -> Self {
+    pub fn new(
+        now: u64,
+        (me, incarnation): (GatewayId, u128),
+        start: u64,
+        run: u64,
+        gateways: &[GatewayId],
+    ) -> Self {
         let peers = || gateways.iter().copied().filter(|g| *g != me);
         let mut listed = PeerList::new(me);
         let known = peers().map(|peer| (peer, KnownPeer::at(peer.to_string())));
         listed.set(known.collect()).expect("a site has fewer gateways than may be");
-        let line = |peer| {
-            let link = Link::new(me, peer);
-            let seeking = if link.dials() { Seeking::Dial { at: now } } else { Seeking::Nothing };
-            let lanes = Lanes::default();
-            Line { link, socket: None, part: Vec::new(), heard_ms: 0, pressed_back_until: 0, seeking, lanes }
-        };
         Self {
             me: Hello {
                 oldest: PROTOCOL_OLDEST,
@@ -152,12 +163,13 @@ impl Links {
                 site: "sim".to_string(),
                 membership: [7; 32],
                 gateway: me,
-                incarnation: Incarnation(u128::from(me.0)),
+                incarnation: Incarnation(incarnation),
                 start,
                 run,
             },
             peers: listed,
-            lines: peers().map(|peer| (peer, line(peer))).collect(),
+            lines: peers().map(|peer| (peer, Line::new(now, me, peer))).collect(),
+            named: None,
             detector: Detector::new(now, me, peers()),
             reach: Reach::new(me),
             untold: None,
@@ -220,6 +232,44 @@ impl Links {
         line.lanes.sent(&line.link, &message, up);
     }
 
+    /// The directory names these as all other gateways.
+    pub fn name(&mut self, peers: BTreeMap<GatewayId, KnownPeer>) {
+        self.named = Some(peers);
+        self.due = 0;
+    }
+
+    /// Whether other gateways are named than those with links.
+    pub fn is_renaming(&self) -> bool {
+        self.named.is_some()
+    }
+
+    /// Makes links to peers that are new, and ends those to peers that were removed.
+    fn rename(&mut self, around: &mut Around<'_>, brought: &mut Vec<Brought>) {
+        let Some(peers) = self.named.take() else { return };
+        let change = self.peers.set(peers).expect("a site has fewer gateways than may be");
+        for peer in change.added {
+            self.lines.insert(peer, Line::new(around.now, self.me.gateway, peer));
+        }
+        for peer in change.removed {
+            let Some(mut line) = self.lines.remove(&peer) else { continue };
+            line.link.end();
+            let seeks = match line.seeking {
+                Seeking::Dialling { socket, .. }
+                | Seeking::Probing { socket, .. }
+                | Seeking::Greeting { socket } => Some(socket),
+                _ => None,
+            };
+            for socket in seeks.into_iter().chain(line.socket) {
+                self.greetings.remove(&socket);
+                around.close(socket);
+            }
+            self.watched.removed(peer);
+        }
+        let change = self.detector.set_peers(self.lines.keys().copied());
+        self.watched.looked(&self.detector, change.as_ref());
+        self.apply(change, around, brought);
+    }
+
     /// The process was frozen.
     pub fn stalled(&mut self, from: u64, to: u64) {
         self.watched.stalled(from, to);
@@ -227,6 +277,7 @@ impl Links {
 
     /// Does what is due, and reads what has arrived. After a stall either may come first.
     pub fn tend(&mut self, around: &mut Around<'_>, brought: &mut Vec<Brought>) {
+        self.rename(around, brought);
         let ticks_first = around.random.chance(500);
         if ticks_first {
             self.tick(around, brought);
@@ -260,7 +311,7 @@ impl Links {
     fn apply(&mut self, change: Option<Change>, around: &mut Around<'_>, brought: &mut Vec<Brought>) {
         let Some(change) = change else { return };
         for peer in &change.cut {
-            if self.lines[peer].socket.is_some() {
+            if self.lines.get(peer).is_some_and(|line| line.socket.is_some()) {
                 self.lose(*peer, around);
             }
         }
@@ -420,7 +471,10 @@ impl Links {
         match (socket.side, step, greeting) {
             (1, Step::Hear, Greeting::Hello(them)) | (0, Step::Hear, Greeting::Welcome(them)) => {
                 if let Err(refusal) = check(&self.me, &them, greeted.peer, &self.peers) {
-                    panic!("{} refuses {}: {refusal}", self.me.gateway, them.gateway);
+                    let is_peer = self.peers.get(them.gateway).is_some();
+                    assert!(!is_peer, "{} refuses {}: {refusal}", self.me.gateway, them.gateway);
+                    around.greet(socket, &Greeting::refused(&refusal.to_string()));
+                    return self.greeting_failed(socket, around);
                 }
                 match judge(&self.peers, &them, around) {
                     Ok(None) => self.consent(socket, them, around, brought),
@@ -447,7 +501,9 @@ impl Links {
             Err(refusal) => {
                 let (who, start, reason) = (them.gateway, them.start, refusal.to_string());
                 around.greet(socket, &Greeting::refused(&reason));
-                brought.push(Brought::Refused { who, start, reason });
+                if self.peers.get(who).is_some() {
+                    brought.push(Brought::Refused { who, start, reason });
+                }
                 return self.greeting_failed(socket, around);
             }
         }
@@ -479,7 +535,7 @@ impl Links {
             self.me.gateway
         );
         self.greetings.remove(&socket);
-        let Some(line) = self.lines.get_mut(&peer) else { return };
+        let Some(line) = self.lines.get_mut(&peer) else { return around.close(socket) };
         match std::mem::replace(&mut line.seeking, Seeking::Nothing) {
             Seeking::Dialling { socket, .. } | Seeking::Probing { socket, .. } => around.close(socket),
             Seeking::Greeting { socket: other } if other != socket => {
@@ -554,8 +610,15 @@ impl Links {
 
 /// Whether the peer is the one that is known. Each gateway keeps one key.
 fn judge(peers: &PeerList, them: &Hello, around: &Around<'_>) -> Result<Option<Known>, PeerRefusal> {
-    let named = peers.get(them.gateway).expect("a gateway that is no peer was refused before");
-    admit(named, around.known.get(&them.gateway), them, GatewayKey([them.gateway.0 as u8; 32]))
+    let Some(named) = peers.get(them.gateway) else {
+        return Err(PeerRefusal(format!("{} was just removed from the site", them.gateway)));
+    };
+    admit(named, around.known.get(&them.gateway), them, key_of(them.incarnation))
+}
+
+/// The key that belongs to a data folder.
+pub fn key_of(incarnation: Incarnation) -> GatewayKey {
+    GatewayKey([incarnation.0 as u8; 32])
 }
 
 fn next_tick(now: u64) -> u64 {

@@ -16,6 +16,11 @@
 //! - between gateways the links with their lanes, frames and greetings (`fabric/link`), the failure detector
 //!   (`fabric/detector`) and the consequences of its changes (`fabric/reach`).
 //!
+//! In runs of their own ([`plan::Plan::growth`]) the members of the site change. There each gateway also has a replica of
+//! the directory group and a steward, and operators drain, remove, reweigh and replace gateways, boxes are lost for good,
+//! and new ones join. The faults of these runs meet moves at every step. Sites whose members stay run without a
+//! directory, so that their seeds show what they always showed.
+//!
 //! # What is modelled
 //!
 //! Sockets of devices ([`pipe`]: bytes that come in pieces, late, and end at any time; a device that does not read
@@ -26,6 +31,9 @@
 //! receive. Some are eager (they publish right behind CONNECT), some are hasty (they go to another gateway while
 //! CONNECT waits), and some subscribe to others and sometimes read slowly. In some runs many of them publish more at
 //! once than a gateway may hold.
+//!
+//! Operators (`world/growth.rs`) repeat each order until they see it carried out, and look before they remove a gateway,
+//! as the HTTP API does for them. Commands of an operator admit a box that joins; its request over a link is left out.
 //!
 //! Heartbeats flow as they ship, each 100 ms on each link. They cost a run little, because one that carries nothing
 //! wakes only the links and not the shards. Where nothing else would happen for seconds on links that are all up, a run
@@ -43,7 +51,8 @@
 //! ```
 //!
 //! `SELVEDGE_CANARY=CommitPastPrefix` makes a known mistake in a replay. `SELVEDGE_GATEWAYS=5` sets the size for a
-//! replay or a budget; otherwise a budget cycles through 1, 3, 5 and 9. A failure is shrunk to the faults that it
+//! replay or a budget, and `SELVEDGE_GROWTH=1` chooses sites whose members change; otherwise a budget cycles through 1,
+//! 3, 5 and 9, and runs for each seed also a site whose members change. A failure is shrunk to the faults that it
 //! needs, and printed with the command that replays it.
 
 mod canaries;
@@ -65,11 +74,11 @@ mod search;
 mod wire;
 mod world;
 
-use search::{Budget, search};
+use search::{Budget, Sites, search};
 use selvedge_types::canary::{self, Canary};
 
 fn usual(gateways: u16, seeds: std::ops::Range<u64>) {
-    search(&[gateways], seeds, Budget::Unbounded).expect_none();
+    search(&Sites::OfSizes(vec![gateways]), seeds, Budget::Unbounded).expect_none();
 }
 
 #[test]
@@ -93,6 +102,11 @@ fn a_site_of_nine_heals() {
 }
 
 #[test]
+fn a_site_whose_members_change_heals() {
+    search(&Sites::Growing, 0..60, Budget::Unbounded).expect_none();
+}
+
+#[test]
 fn who_fell_behind_catches_up_under_load() {
     search::heavy(3, 0..3).expect_none();
 }
@@ -113,16 +127,14 @@ fn replay() {
 #[test]
 #[ignore = "for those who work on the simulation"]
 fn survey() {
-    let sizes = search::number("SELVEDGE_GATEWAYS").map_or(vec![1, 3, 5, 9], |n| vec![n as u16]);
     let from = search::number("SELVEDGE_SEED").unwrap_or(0);
-    search::survey(&sizes, from..from + search::number("SELVEDGE_SEEDS").unwrap_or(100));
+    search::survey(&Sites::from_environment(), from..from + search::number("SELVEDGE_SEEDS").unwrap_or(100));
 }
 
 /// Runs seeds from `SELVEDGE_SEED` on for the time in `SELVEDGE_SIM_FOR` (`30s`, `10m`).
 #[test]
 #[ignore = "takes as long as SELVEDGE_SIM_FOR says, 1 minute unless told otherwise"]
 fn budget() {
-    let sizes = search::number("SELVEDGE_GATEWAYS").map_or(vec![1, 3, 5, 9], |n| vec![n as u16]);
     let from = search::number("SELVEDGE_SEED").unwrap_or(1_000_000);
-    search(&sizes, from..u64::MAX, Budget::from_environment()).expect_none();
+    search(&Sites::from_environment(), from..u64::MAX, Budget::from_environment()).expect_none();
 }

@@ -13,6 +13,11 @@ use std::fmt;
 /// How long the storm lasts, in milliseconds.
 const STORM_MS: u64 = 8_000;
 
+/// How long the storm lasts where members change, in milliseconds: a move takes some seconds.
+const GROWTH_MS: u64 = 16_000;
+/// The sizes with which such sites begin.
+const GROWTH_GATEWAYS: [u16; 3] = [4, 5, 6];
+
 /// Draws the runs under load from numbers of their own, so that all other runs stay the same.
 const HEAVY_SALT: u64 = 0x6865_6176_7900;
 
@@ -23,6 +28,9 @@ const ROT_SALT: u64 = 0x726f_7400;
 const LINK_SALT: u64 = 0x006c_696e_6b00;
 /// The same for the runs whose devices publish more than a gateway may hold.
 const THIRST_SALT: u64 = 0x7468_6972_7374;
+
+/// The same for the runs in which the members of the site change.
+const GROWTH_SALT: u64 = 0x0067_726f_7774_6800;
 
 /// Small disturbances throughout a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -110,6 +118,64 @@ pub enum Fault {
     Snapshots { at: GatewayId },
     /// Bytes to and from a gateway take this much longer, until the run is healed.
     SlowLink { at: GatewayId, by_ms: u64 },
+    /// An operator has a gateway emptied; sometimes its devices leave it at once.
+    Drain { at: GatewayId, devices_leave: bool },
+    /// An operator takes a draining gateway back.
+    Resume { at: GatewayId },
+    /// An operator changes a gateway's weight.
+    Reweigh { at: GatewayId, weight: u32 },
+    /// An operator removes a gateway: once it is emptied, or at once. Its process runs on for a while, and may come back
+    /// for another while.
+    Remove { at: GatewayId, once_empty: bool, runs_on_ms: u64, back_for_ms: Option<u64> },
+    /// A gateway is lost with its disk, and an operator removes it some time later.
+    Dies { at: GatewayId, noticed_after_ms: u64 },
+    /// A new box with an empty disk joins, perhaps in place of a gateway. It is first started this long after it was
+    /// admitted.
+    Join { replaces: Option<GatewayId>, starts_after_ms: u64 },
+}
+
+impl Fault {
+    /// The gateways that it names.
+    pub fn gateways(&self) -> Vec<GatewayId> {
+        use Fault::*;
+        match *self {
+            PowerCut { at, .. }
+            | DyingDisk { at, .. }
+            | Kill { at, .. }
+            | OtherRelease { at, .. }
+            | Freeze { at, .. }
+            | SyncFails { at }
+            | Full { at, .. }
+            | SlowDisk { at, .. }
+            | Rotten { at, .. }
+            | Rots { at, .. }
+            | Isolate { at, .. }
+            | ClockJump { at, .. }
+            | ClockSetRight { at }
+            | ClockDrift { at, .. }
+            | Clock1970 { at }
+            | NoUplink { at, .. }
+            | Retire { at, .. }
+            | Snapshots { at }
+            | SlowLink { at, .. }
+            | Drain { at, .. }
+            | Resume { at }
+            | Reweigh { at, .. }
+            | Remove { at, .. }
+            | Dies { at, .. } => vec![at],
+            Cut { from, to, .. } => vec![from, to],
+            Flap { a, b, .. } => vec![a, b],
+            Join { replaces, .. } => replaces.into_iter().collect(),
+            AllFull { .. }
+            | AllClocksJump { .. }
+            | CloudAway { .. }
+            | LostContents { .. }
+            | CloudAwayForDays { .. }
+            | Meddling { .. }
+            | DevicesMove { .. }
+            | Reboot { .. } => Vec::new(),
+        }
+    }
 }
 
 /// A run, drawn from its seed.
@@ -136,6 +202,8 @@ pub struct Plan {
     pub temper: Temper,
     /// Many devices publish large payloads, sometimes all at once: more than a gateway may hold.
     pub thirsty: bool,
+    /// The members of the site change: its gateways have a directory, and operators order moves.
+    pub growth: bool,
     /// The faults, and when they begin.
     pub faults: Vec<(u64, Fault)>,
 }
@@ -181,6 +249,7 @@ impl Plan {
             noisy: l.chance(150) && !days,
             temper,
             thirsty: false,
+            growth: false,
             faults,
         };
         let plan = match !days && !cramped && Random::new(seed ^ HEAVY_SALT).chance(20) {
@@ -194,6 +263,83 @@ impl Plan {
         let thirsty =
             !days && !plan.heavy && !wide && !cramped && Random::new(seed ^ THIRST_SALT).chance(120);
         Self { thirsty, ..plan }
+    }
+
+    /// A run in which replicas move: a few gateways, whose number follows from the seed, with few shards, operators'
+    /// orders, and the faults that may meet a move.
+    pub fn growth(seed: u64) -> Self {
+        let gateways = GROWTH_GATEWAYS[(seed % 3) as usize];
+        let mut r = Random::new(seed ^ GROWTH_SALT);
+        let plain = Self::new(seed, gateways);
+        // Nothing that is about clocks or the cloud alone.
+        let fit = [0, 1, 3, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 17, 20, 21, 22];
+        let kinds: Vec<u64> = (0..2 + r.below(5)).map(|_| r.pick(&fit)).collect();
+        let orders: Vec<u64> = (0..1 + r.below(5)).map(|_| r.below(9)).collect();
+        let mut faults = Vec::new();
+        // Those that join have numbers beyond the first ones.
+        let ids = u64::from(gateways) + 2;
+        for _ in 0..r.pick(&[0, 6, 12, 24]) {
+            let kind = r.pick(&kinds);
+            let fault = match Self::fault(&mut r, ids as u16, kind) {
+                // A batch that was lost may go unnoticed until its replica has moved.
+                Fault::Rotten { at, what: Rot::Batch, pick, sector } => {
+                    Fault::Rotten { at, what: Rot::Log, pick, sector }
+                }
+                fault => fault,
+            };
+            faults.push((r.below(GROWTH_MS), fault));
+        }
+        for _ in 0..r.pick(&[2, 4, 7]) {
+            let kind = r.pick(&orders);
+            faults.push((r.below(GROWTH_MS - 4_000), Self::order(&mut r, ids, kind)));
+        }
+        faults.sort_by_key(|(at, _)| *at);
+        let rough = plain.rough;
+        let Temper { bytes_per_ms, .. } = plain.temper;
+        let temper = Temper { window_bytes: 1 << 20, bytes_per_ms };
+        Self {
+            storm_ms: GROWTH_MS,
+            cramped: false,
+            wide: false,
+            heavy: false,
+            rots: false,
+            noisy: false,
+            thirsty: false,
+            growth: true,
+            rough,
+            temper,
+            faults,
+            ..plain
+        }
+    }
+
+    /// What an operator orders, or what happens to a box.
+    fn order(r: &mut Random, ids: u64, kind: u64) -> Fault {
+        let at = GatewayId(r.below(ids) as u16 + 1);
+        match kind {
+            0 | 1 => Fault::Drain { at, devices_leave: r.chance(700) },
+            2 => Fault::Resume { at },
+            3 => Fault::Reweigh { at, weight: 1 + r.below(4) as u32 },
+            4 | 5 => Fault::Remove {
+                at,
+                once_empty: r.chance(500),
+                runs_on_ms: r.pick(&[0, 500, 4_000]),
+                back_for_ms: r.chance(500).then(|| 500 + r.below(4_000)),
+            },
+            6 => Fault::Dies { at, noticed_after_ms: r.below(3_000) },
+            _ => Fault::Join {
+                replaces: (kind == 8).then_some(at),
+                starts_after_ms: r.pick(&[0, 0, 2_000]) + r.below(500),
+            },
+        }
+    }
+
+    /// The site, in words.
+    pub fn site(&self) -> String {
+        match self.growth {
+            true => format!("{} gateways that change", self.gateways),
+            false => format!("{} gateways", self.gateways),
+        }
     }
 
     /// Whether little happens for days.
@@ -341,7 +487,11 @@ impl fmt::Display for Plan {
             },
             if self.rots { "; disks rot while they are used" } else { "" },
             if self.rough { "; messages are lost, doubled and reordered" } else { "" },
-            if self.noisy { "; loud subscribers" } else { "" },
+            match (self.noisy, self.growth) {
+                (_, true) => "; members change",
+                (true, _) => "; loud subscribers",
+                _ => "",
+            },
         )?;
         for (at, fault) in &self.faults {
             writeln!(f, "  {at:>6} ms  {fault:?}")?;

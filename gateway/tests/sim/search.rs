@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 /// How long shrinking may take, in seconds.
 const MAX_SHRINK_S: u64 = 60;
+/// The sizes of sites whose members stay.
+const SIZES: [u16; 4] = [1, 3, 5, 9];
 
 pub enum Budget {
     Unbounded,
@@ -47,9 +49,13 @@ impl Found {
     pub fn expect_none(self) {
         if let Some(Failure { plan, why }) = self.0 {
             panic!(
-                "{why}\n\nwith {plan}\nreplay: SELVEDGE_SEED={} SELVEDGE_GATEWAYS={} cargo test -p \
-                 selvedge-gateway --test sim -- --nocapture replay",
-                plan.seed, plan.gateways
+                "{why}\n\nwith {plan}\nreplay: SELVEDGE_SEED={} {} cargo test -p selvedge-gateway --test sim -- \
+                 --nocapture replay",
+                plan.seed,
+                match plan.growth {
+                    true => "SELVEDGE_GROWTH=1".to_string(),
+                    false => format!("SELVEDGE_GATEWAYS={}", plan.gateways),
+                }
             );
         }
     }
@@ -119,26 +125,56 @@ fn shrink(mut plan: Plan, mut why: String) -> Failure {
     Failure { plan, why }
 }
 
-/// Runs seeds of these sizes until one fails or the budget is spent.
-pub fn search(sizes: &[u16], seeds: std::ops::Range<u64>, budget: Budget) -> Found {
+/// Which sites a search runs.
+#[derive(Debug)]
+pub enum Sites {
+    /// The size goes by the seed.
+    OfSizes(Vec<u16>),
+    /// Their members change.
+    Growing,
+    /// For each seed one of both kinds.
+    All,
+}
+
+impl Sites {
+    pub fn from_environment() -> Self {
+        match (number("SELVEDGE_GATEWAYS"), number("SELVEDGE_GROWTH")) {
+            (Some(n), _) => Self::OfSizes(vec![n as u16]),
+            (None, Some(_)) => Self::Growing,
+            (None, None) => Self::All,
+        }
+    }
+
+    fn plans(&self, seed: u64) -> Vec<Plan> {
+        match self {
+            Self::OfSizes(sizes) => vec![Plan::new(seed, sizes[(seed % sizes.len() as u64) as usize])],
+            Self::Growing => vec![Plan::growth(seed)],
+            Self::All => {
+                [Self::OfSizes(SIZES.to_vec()), Self::Growing].iter().flat_map(|s| s.plans(seed)).collect()
+            }
+        }
+    }
+}
+
+/// Runs seeds of these sites until one fails or the budget is spent.
+pub fn search(sites: &Sites, seeds: std::ops::Range<u64>, budget: Budget) -> Found {
     let begun = Instant::now();
     let (mut runs, mut sum) = (0, Tally::default());
-    for seed in seeds {
+    for plan in seeds.flat_map(|seed| sites.plans(seed)) {
         if matches!(budget, Budget::For(time) if begun.elapsed() >= time) {
             break;
         }
-        let plan = Plan::new(seed, sizes[(seed % sizes.len() as u64) as usize]);
         runs += 1;
         match attempt(&plan, false) {
             Ok(tally) => sum.add(&tally),
             Err(why) => {
-                println!("seed {seed} of {} gateways fails, shrinking", plan.gateways);
+                println!("seed {} of {} fails, shrinking", plan.seed, plan.site());
                 return Found(Some(shrink(plan, why)));
             }
         }
     }
     let seconds = begun.elapsed().as_secs_f64();
-    println!("{sizes:?} gateways: {runs} seeds, {:.1} a second; {sum:?}", runs as f64 / seconds);
+    println!("{sites:?}: {runs} runs, {:.1} a second; {sum:?}", runs as f64 / seconds);
     Found(None)
 }
 
@@ -155,27 +191,29 @@ pub fn heavy(gateways: u16, seeds: std::ops::Range<u64>) -> Found {
 }
 
 /// Runs these seeds and prints every one that fails, with the first line of its failure.
-pub fn survey(sizes: &[u16], seeds: std::ops::Range<u64>) {
-    let (begun, mut sum, mut failed) = (Instant::now(), Tally::default(), 0);
-    let count = seeds.end - seeds.start;
-    for seed in seeds {
-        let plan = Plan::new(seed, sizes[(seed % sizes.len() as u64) as usize]);
+pub fn survey(sites: &Sites, seeds: std::ops::Range<u64>) {
+    let (begun, mut sum, mut failed, mut runs) = (Instant::now(), Tally::default(), 0, 0);
+    for plan in seeds.flat_map(|seed| sites.plans(seed)) {
+        runs += 1;
         match attempt(&plan, false) {
             Ok(tally) => sum.add(&tally),
             Err(why) => {
                 failed += 1;
                 let why: String = why.chars().take(200).collect();
-                println!("seed {seed} of {} gateways: {}", plan.gateways, why.replace('\n', " "));
+                println!("seed {} of {}: {}", plan.seed, plan.site(), why.replace('\n', " "));
             }
         }
     }
-    let rate = count as f64 / begun.elapsed().as_secs_f64();
-    println!("{sizes:?} gateways: {failed} of {count} seeds failed, {rate:.1} a second; {sum:?}");
+    let rate = f64::from(runs) / begun.elapsed().as_secs_f64();
+    println!("{sites:?}: {failed} of {runs} runs failed, {rate:.1} a second; {sum:?}");
 }
 
 /// Runs one seed and prints its trace.
 pub fn replay(seed: u64, gateways: u16) {
-    let plan = Plan::new(seed, gateways);
+    let plan = match number("SELVEDGE_GROWTH").is_some() {
+        true => Plan::growth(seed),
+        false => Plan::new(seed, gateways),
+    };
     let plan = if number("SELVEDGE_HEAVY").is_some() { plan.heavy() } else { plan };
     println!("{plan}");
     match attempt(&plan, true) {

@@ -5,8 +5,9 @@ use super::cloud::Cloud;
 use super::devices::{self, Devices, Habits};
 use super::gateway::{Common, Ended, Live, Out, Place};
 use super::invariants::{
-    self, agreement::Agreement, ballots::Ballots, catches_up::CatchesUp, kept::Kept, lost::Lost,
-    mended::Mended, progress::Progress, reads::Reads, seals::Seals, state::State, wills::Wills,
+    self, agreement::Agreement, ballots::Ballots, catches_up::CatchesUp, configurations::Configurations,
+    kept::Kept, lost::Lost, mended::Mended, progress::Progress, reads::Reads, seals::Seals, state::State,
+    wills::Wills,
 };
 use super::net::{MAX_PACKETS, Net};
 use super::pipe::Piece;
@@ -14,6 +15,7 @@ use super::plan::{Fault, Plan, Rot};
 use super::random::Random;
 use super::wire::Wires;
 use selvedge_fabric::decode::{Form, TopicRule};
+use selvedge_fabric::directory::{FirstGateway, Genesis};
 use selvedge_fabric::machine::{CountingRules, Item, Override, Page, Quarantined};
 use selvedge_fabric::peer::{PeerMessage, ShardQuery, TransferMessage};
 use selvedge_fabric::ring::{Member, Ring};
@@ -28,7 +30,10 @@ use selvedge_types::uplink::StreamName;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+mod growth;
 mod peers;
+
+use growth::{Operators, Order};
 
 /// How long the calm may take to settle everything.
 const HEAL_MS: u64 = 180_000;
@@ -70,6 +75,10 @@ pub struct Tally {
     pub lost: u64,
     /// Messages that left a full lane.
     pub displaced: u64,
+    /// Configurations that followed a first one, and gateways that joined and were removed.
+    pub moves: u64,
+    pub joined: u64,
+    pub removed: u64,
     /// The most bytes of publishes that a gateway held.
     pub most_held: usize,
     pub steps: u64,
@@ -93,6 +102,9 @@ impl Tally {
         self.connections += o.connections;
         self.lost += o.lost;
         self.displaced += o.displaced;
+        self.moves += o.moves;
+        self.joined += o.joined;
+        self.removed += o.removed;
         self.most_held = self.most_held.max(o.most_held);
         self.steps += o.steps;
     }
@@ -150,15 +162,50 @@ struct Way {
 /// The end of a fault that lasts.
 #[derive(Debug, Clone, Copy)]
 enum End {
-    Cut { from: GatewayId, to: GatewayId },
+    Cut {
+        from: GatewayId,
+        to: GatewayId,
+    },
     Full(GatewayId),
     Slow(GatewayId),
-    Power { at: GatewayId, how: Crash, down_ms: u64 },
+    Power {
+        at: GatewayId,
+        how: Crash,
+        down_ms: u64,
+    },
     NoUplink(GatewayId),
     CloudAway,
-    LoseContents { spare: bool },
+    LoseContents {
+        spare: bool,
+    },
     Meddling,
-    FlapOn { a: GatewayId, b: GatewayId, times: u64, each_ms: u64 },
+    /// A removed gateway is stopped for a while, or for good.
+    Stop {
+        at: GatewayId,
+        down_ms: u64,
+    },
+    Leaves(GatewayId),
+    FlapOn {
+        a: GatewayId,
+        b: GatewayId,
+        times: u64,
+        each_ms: u64,
+    },
+}
+
+impl End {
+    /// The gateway whose box it concerns.
+    fn at(self) -> Option<GatewayId> {
+        match self {
+            Self::Full(at)
+            | Self::Slow(at)
+            | Self::Power { at, .. }
+            | Self::NoUplink(at)
+            | Self::Stop { at, .. }
+            | Self::Leaves(at) => Some(at),
+            _ => None,
+        }
+    }
 }
 
 pub struct World {
@@ -177,7 +224,9 @@ pub struct World {
     faults: bool,
     /// Since when no fault lasts and no process has started.
     calm_since: u64,
+    operators: Operators,
     agreement: Agreement,
+    configurations: Configurations,
     ballots: Ballots,
     kept: Kept,
     lost: Lost,
@@ -198,12 +247,19 @@ impl World {
         let mut random = Random::new(plan.seed);
         let gateways: Vec<_> = (1..=plan.gateways).map(GatewayId).collect();
         let members: Vec<_> = gateways.iter().map(|id| Member { id: *id, weight: 1 }).collect();
-        let shards = if plan.gateways > 3 { 6 } else { 3 };
+        let shards = match plan.growth {
+            true => 2 + (plan.seed / 3 % 2) as u16,
+            false if plan.gateways > 3 => 6,
+            false => 3,
+        };
+        let replicas = 3.min(members.len());
+        let first = |id: &GatewayId| FirstGateway { id: *id, weight: 1, peer: id.to_string() };
+        let genesis = Genesis { shards, replicas, gateways: gateways.iter().map(first).collect() };
         let rule = |topic: &str, decoder| TopicRule { topic: topic.into(), decoder, ..TopicRule::default() };
         let rules = vec![rule("d/{device}/{stream}", Form::Auto), rule("many", Form::SenmlJson)];
         let wide = [1_000, 2_000, 5_000][random.below(3) as usize];
         let common = Common {
-            ring: Arc::new(Ring::new(shards, &members, 3.min(members.len())).expect("a ring")),
+            ring: Arc::new(Ring::new(shards, &members, replicas).expect("a ring")),
             rules: Arc::new(CountingRules {
                 windows_ms: vec![wide],
                 allowed_lateness_ms: 1_000,
@@ -237,13 +293,13 @@ impl World {
                 },
                 false => Limits { memory_bytes: 2 << 20, ..Limits::default() },
             },
-            gateways: gateways.clone(),
             topics: rules,
             credit_bytes: plan.credit_bytes(),
             keepalive_s: if plan.lasts_for_days() { 3_600 } else { 20 },
             site: SiteId::new("sim").expect("a name"),
             secret: SiteSecret::from_hex(SECRET).expect("a secret"),
             scrubs: plan.rots,
+            genesis: plan.growth.then_some(genesis),
         };
         let publishers = 4 + random.below(8) as usize;
         let habits = Habits {
@@ -254,6 +310,10 @@ impl World {
             thirsty: plan.thirsty,
             keepalive_s: common.keepalive_s,
         };
+        let place = |id: GatewayId| {
+            let peers = gateways.iter().copied().filter(|peer| *peer != id).collect();
+            Place::new(id, u128::from(id.0), peers, plan.wide || plan.heavy)
+        };
         let devices = Devices::new(habits, &mut Random::new(plan.seed));
         let retires = plan.faults.iter().any(|(_, fault)| matches!(fault, Fault::Retire { .. }));
         let cloud = Cloud::new(&common, retires);
@@ -262,7 +322,8 @@ impl World {
             random,
             now: 0,
             common,
-            places: gateways.into_iter().map(|id| (id, Place::new(id, plan.wide || plan.heavy))).collect(),
+            operators: Operators::of(&gateways),
+            places: gateways.iter().map(|id| (*id, place(*id))).collect(),
             net: Net::new(plan.weather),
             devices,
             cloud,
@@ -272,6 +333,7 @@ impl World {
             faults: true,
             calm_since: 0,
             agreement: Agreement::default(),
+            configurations: Configurations::default(),
             ballots: Ballots::default(),
             kept: Kept::default(),
             lost: Lost::default(),
@@ -336,6 +398,8 @@ impl World {
         self.tally.holes = self.cloud.holes.len() as u64;
         self.tally.forged = self.cloud.refused;
         self.tally.wills = self.wills.count();
+        self.tally.moves = self.configurations.count();
+        (self.tally.joined, self.tally.removed) = (self.operators.joined, self.operators.removed);
     }
 
     /// Publishes that hold no reading, this many bytes for each shard: the quarantine keeps them whole.
@@ -420,7 +484,7 @@ impl World {
             for (shard, replica) in &live.replicas {
                 self.state.check(*id, live.origin.start, *shard, replica.core());
             }
-            invariants::contents::check(live);
+            invariants::contents::check(live, |shard| self.takes_part(*id, shard));
             let most = super::gateway::MAX_SEGMENTS + live.replicas.len() as u64 + 4;
             assert!(live.segments() <= most, "{id} keeps {} log segments: {}", live.segments(), self.show());
         }
@@ -438,6 +502,8 @@ impl World {
         self.wires.calm(&mut self.random, self.now);
         self.calm_since = self.now;
         self.ends.clear();
+        self.operators.calm();
+        self.removed_leave();
         (self.cloud.away, self.cloud.meddling) = (0, 0);
         for place in self.places.values_mut() {
             place.disk.full(false);
@@ -460,7 +526,8 @@ impl World {
 
     /// A disk is full for good: as long as a majority has room, the site accepts readings once others lead.
     fn fill_one(&mut self) {
-        if self.places.len() < 3 {
+        // A site whose members changed may have one replica of a shard left.
+        if self.places.len() < 3 || self.plan.growth {
             return;
         }
         let at = self.pick();
@@ -549,7 +616,7 @@ impl World {
     }
 
     fn is_settled(&self) -> bool {
-        if !self.devices.done() || !self.devices.deliveries.is_settled() {
+        if !self.devices.done() || !self.devices.deliveries.is_settled() || !self.is_placed() {
             return false;
         }
         let has_left = |id: &u64| self.devices.of(*id).is_none();
@@ -562,10 +629,11 @@ impl World {
             return false;
         }
         let commits = self.commits();
-        self.places.values().all(|p| {
+        self.places.iter().all(|(id, p)| {
             let Some(live) = &p.live else { return false };
+            let taking_part = live.replicas.iter().filter(|(shard, _)| self.takes_part(*id, **shard));
             live.is_idle()
-                && live.replicas.iter().all(|(shard, replica)| {
+                && taking_part.into_iter().all(|(shard, replica)| {
                     let machine = replica.core().machine();
                     let outbox = machine.outbox_stats();
                     let most = commits.iter().filter(|c| c.1 == *shard).map(|c| c.2).max();
@@ -591,6 +659,13 @@ impl World {
         let settled = self.devices.readings.values().filter(|r| r.kept.is_some()).count();
         let mut text = format!("{settled} of {} readings settled", self.devices.readings.len());
         text += &self.devices.deliveries.show();
+        if self.plan.growth {
+            text += &format!(
+                "\nunsettled: {:?}; {:?}",
+                invariants::placement::unsettled(&self.places),
+                self.operators
+            );
+        }
         for (id, place) in &self.places {
             let Some(live) = &place.live else {
                 text += &format!("\n{id} is down until {}", place.back_at);
@@ -624,6 +699,9 @@ impl World {
         self.wake_all();
         let now = self.now;
         let (mut ends, mut cuts) = (Vec::new(), Vec::new());
+        if !fault.gateways().iter().all(|at| self.places.contains_key(at)) {
+            return; // it has not joined yet, or has left
+        }
         match fault {
             Fault::PowerCut { at, how, down_ms } => self.power_cut(at, how, down_ms),
             Fault::DyingDisk { at, write_ms, cut_after_ms, how, down_ms } => {
@@ -702,6 +780,24 @@ impl World {
             Fault::Reboot { device } => self.devices.reboot(now, device),
             Fault::Retire { at, pick } => self.retire(at, pick),
             Fault::SlowLink { at, by_ms } => self.wires.slow(at, by_ms),
+            Fault::Drain { at, devices_leave } => {
+                self.operators.give(Order::Drain(at));
+                if devices_leave {
+                    self.send_devices_away(at);
+                }
+            }
+            Fault::Resume { at } => self.operators.give(Order::Resume(at)),
+            Fault::Reweigh { at, weight } => self.operators.give(Order::Reweigh(at, weight)),
+            Fault::Remove { at, once_empty, runs_on_ms, back_for_ms } => {
+                self.operators.remove(at, once_empty, runs_on_ms, back_for_ms);
+            }
+            Fault::Dies { at, noticed_after_ms } => {
+                if self.may_lose(at) {
+                    self.leaves(at, true);
+                    self.operators.is_lost(at, now + noticed_after_ms);
+                }
+            }
+            Fault::Join { replaces, starts_after_ms } => self.operators.join(replaces, starts_after_ms),
             Fault::Snapshots { at } => {
                 let clock = self.place(at).now(now);
                 if let Some(live) = &mut self.place(at).live {
@@ -718,6 +814,9 @@ impl World {
 
     fn end(&mut self, end: End) {
         self.wake_all();
+        if end.at().is_some_and(|at| !self.places.contains_key(&at)) {
+            return; // its box has left the site
+        }
         match end {
             End::Cut { from, to } => self.wires.cut(&mut self.random, self.now, from, to, false),
             End::Full(at) => self.place(at).disk.full(false),
@@ -726,6 +825,8 @@ impl World {
                 self.power_cut(at, how, down_ms);
             }
             End::Slow(at) => self.place(at).slow_ms = 0,
+            End::Stop { at, down_ms } => self.kill(at, down_ms),
+            End::Leaves(at) => self.leaves(at, false),
             End::NoUplink(at) => {
                 let place = self.place(at);
                 place.cut_off = place.cut_off.saturating_sub(1);
@@ -866,7 +967,8 @@ impl World {
     /// Only a minority may lose what was durable, and one replica at a time: the others must be there to repair it
     /// from.
     fn may_rot(&self, at: GatewayId) -> bool {
-        self.places.len() >= 3
+        (!self.plan.growth || self.may_lose(at))
+            && self.places.len() >= 3
             && self.places.iter().filter(|(id, _)| **id != at).all(|(id, place)| self.is_sound(*id, place))
     }
 
@@ -875,7 +977,8 @@ impl World {
     }
 
     fn pick(&mut self) -> GatewayId {
-        GatewayId(self.random.below(self.places.len() as u64) as u16 + 1)
+        let nth = self.random.below(self.places.len() as u64) as usize;
+        *self.places.keys().nth(nth).expect("a gateway of the site")
     }
 
     fn power_cut(&mut self, at: GatewayId, how: Crash, down_ms: u64) {
@@ -974,6 +1077,9 @@ impl World {
             next = next.min(self.devices.deadline(d));
         }
         next = next.min(self.places.values().map(|place| place.due).min().unwrap_or(u64::MAX));
+        if self.plan.growth {
+            next = next.min(self.operators.due);
+        }
         self.jump(next);
         next = next.min(self.links_due());
         let before = self.now;
@@ -985,6 +1091,7 @@ impl World {
             let (_, end) = self.ends.swap_remove(i);
             self.end(end);
         }
+        self.operate();
         while let Some(packet) = self.net.arrived(self.now) {
             self.arrive(packet);
         }
@@ -994,8 +1101,8 @@ impl World {
             let gateways = self.places.len() as u64;
             let places = &self.places;
             let to = |random: &mut Random| {
-                let id = GatewayId(random.below(gateways) as u16 + 1);
-                (id, places[&id].start)
+                let (id, place) = places.iter().nth(random.below(gateways) as usize).expect("one of them");
+                (*id, place.start)
             };
             let packets = self.devices.work(d, self.now, &mut self.random, to);
             self.device_sends(d, packets);
@@ -1098,6 +1205,7 @@ impl World {
             invariants::time::check_elapsed(id, *shard, core, self.now);
             self.progress.check(id, start, *shard, core);
             self.agreement.check(id, start, *shard, core);
+            self.configurations.check(id, start, *shard, core);
             self.ballots.check(id, start, *shard, core);
             self.kept.check(id, *shard, core);
             self.lost.check(*shard, core, &self.places);
@@ -1167,7 +1275,7 @@ impl World {
         for said in said {
             let places = &self.places;
             let found = || {
-                let live = places[&gateway].live.as_ref().filter(|live| live.origin.start == start)?;
+                let live = places.get(&gateway)?.live.as_ref().filter(|live| live.origin.start == start)?;
                 let has_it = live.edge.connections().any(|connection| connection == id);
                 has_it.then(|| live.edge.front.filters().1)
             };
@@ -1183,8 +1291,9 @@ impl World {
         out.wills.into_iter().for_each(|counted| self.wills.will(counted));
         out.published.into_iter().for_each(|counted| self.wills.published(counted));
         for (to, message) in out.send {
-            if let Some(live) = &self.places[&from].live {
+            if let Some(live) = self.places.get(&from).and_then(|place| place.live.as_ref()) {
                 invariants::corruption::said(&live.replicas, &message);
+                self.configurations.said(from, live, &message);
             }
             match &message {
                 PeerMessage::Transfer { message: TransferMessage::Offer { .. }, .. } => {
@@ -1229,15 +1338,14 @@ impl World {
                 });
             }
             Packet::In { gateway, start, connection, end } => {
-                let place = &self.places[&gateway];
-                if place.start == start && place.frozen_until > self.now {
-                    let until = place.frozen_until;
+                let place = self.places.get(&gateway).filter(|place| place.start == start);
+                if let Some(until) = place.map(|place| place.frozen_until).filter(|until| *until > self.now) {
                     return self.net.put(until, Packet::In { gateway, start, connection, end });
                 }
                 let Some(piece) = end.or_else(|| self.ways.get_mut(&connection)?.up.pop_front()) else {
                     return;
                 };
-                if place.start == start {
+                if place.is_some() {
                     let again = Packet::In { gateway, start, connection, end: None };
                     self.at(gateway, Some(start), again, |live, _, now, _| {
                         live.edge.arrives(now, connection, piece);
@@ -1254,8 +1362,8 @@ impl World {
             }
             Packet::Ask { to, shard, id, query } => {
                 let again = Packet::Ask { to, shard, id, query: query.clone() };
-                let start = self.places[&to].start;
-                self.at(to, Some(start), again, |live, _, now, _| {
+                let start = self.places.get(&to).map(|place| place.start);
+                self.at(to, start, again, |live, _, now, _| {
                     live.event(now, shard, ShardEvent::Query { from: to, id, query });
                 });
             }
@@ -1273,11 +1381,9 @@ impl World {
                 }
             }
             Packet::Down { to, shard, frame, forged } => {
-                if self.places[&to].cut_off > 0 {
-                    return;
-                }
+                let Some(place) = self.places.get(&to).filter(|place| place.cut_off == 0) else { return };
+                let start = place.start;
                 let again = Packet::Down { to, shard, frame: frame.clone(), forged };
-                let start = self.places[&to].start;
                 self.at(to, Some(start), again, |live, common, now, out| {
                     let admitted = live.confirmed(common, now, shard, &frame, out);
                     assert!(admitted || forged, "an honest confirmation of {shard} was refused");

@@ -1,4 +1,4 @@
-//! Ballots are never reused: each has one leader, and one start of that leader's process.
+//! Ballots are never reused: in its configuration, each has one leader, and one start of that leader's process.
 
 use selvedge_fabric::shard::ShardCore;
 use selvedge_paxos::{Ballot, Role};
@@ -6,7 +6,7 @@ use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::BTreeMap;
 
 #[derive(Default)]
-pub struct Ballots(BTreeMap<(ShardId, Ballot), (GatewayId, u64)>);
+pub struct Ballots(BTreeMap<(ShardId, u32, Ballot), (GatewayId, u64)>);
 
 impl Ballots {
     pub fn check(&mut self, at: GatewayId, start: u64, shard: ShardId, replica: &ShardCore) {
@@ -14,8 +14,8 @@ impl Ballots {
         if group.role() != Role::Leader {
             return;
         }
-        let ballot = group.ballot();
-        let who = *self.0.entry((shard, ballot)).or_insert((at, start));
+        let (configuration, ballot) = (replica.configuration().number, group.ballot());
+        let who = *self.0.entry((shard, configuration, ballot)).or_insert((at, start));
         assert!(who == (at, start), "{shard}: {ballot} is used by {who:?} and by start {start} of {at}");
     }
 }

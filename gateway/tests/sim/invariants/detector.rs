@@ -39,6 +39,17 @@ impl Watched {
         self.stalls.push((from, to));
     }
 
+    /// A peer was removed from the site: nothing is expected of it any more.
+    pub fn removed(&mut self, peer: GatewayId) {
+        self.starts.remove(&peer);
+        self.heard.remove(&peer);
+    }
+
+    /// The detector was told which peers there are.
+    pub fn looked(&mut self, detector: &Detector, change: Option<&Change>) {
+        self.look(detector, change);
+    }
+
     /// The detector was given a connection to a start of a peer.
     pub fn connected(&mut self, peer: GatewayId, start: u64, detector: &Detector, change: Option<&Change>) {
         let restarted = self.starts.insert(peer, start).is_some_and(|known| known != start);

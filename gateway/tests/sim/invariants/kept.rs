@@ -11,9 +11,9 @@ use std::collections::BTreeMap;
 pub struct Kept {
     /// The highest slot on which an acknowledgement rests.
     acknowledged: BTreeMap<ShardId, u64>,
-    /// The highest ballot in which any replica led.
-    led: BTreeMap<ShardId, Ballot>,
-    serving: BTreeMap<(GatewayId, ShardId), Ballot>,
+    /// The latest configuration, and the highest ballot in it, in which any replica led.
+    led: BTreeMap<ShardId, (u32, Ballot)>,
+    serving: BTreeMap<(GatewayId, ShardId), (u32, Ballot)>,
 }
 
 impl Kept {
@@ -26,7 +26,7 @@ impl Kept {
         if replica.consensus().role() != Role::Leader {
             return;
         }
-        let ballot = replica.consensus().ballot();
+        let ballot = (replica.configuration().number, replica.consensus().ballot());
         let led = self.led.entry(shard).or_default();
         *led = ballot.max(*led);
         if !replica.serves() || ballot < *led {
@@ -38,7 +38,7 @@ impl Kept {
         let (applied, kept) = (replica.machine().slot(), self.acknowledged.get(&shard).copied().unwrap_or(0));
         assert!(
             applied >= kept,
-            "{shard}: {at} leads in {ballot} with {applied} slots, {kept} is acknowledged"
+            "{shard}: {at} leads in {ballot:?} with {applied} slots, {kept} is acknowledged"
         );
     }
 }

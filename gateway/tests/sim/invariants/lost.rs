@@ -30,7 +30,7 @@ impl Lost {
         *known = lost;
         for seq in replica.machine().lost_batches() {
             for member in &replica.consensus().config().members {
-                let whole = places[member].disk.batch(shard, seq).is_some();
+                let whole = places.get(member).is_some_and(|place| place.disk.batch(shard, seq).is_some());
                 let had = whole && !self.damaged.contains(&(*member, shard, seq));
                 assert!(!had, "{shard}: batch {seq} is given up, and {member} has never lost it");
             }
