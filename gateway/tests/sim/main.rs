@@ -103,7 +103,7 @@ fn a_site_of_nine_heals() {
 
 #[test]
 fn a_site_whose_members_change_heals() {
-    search(&Sites::Growing, 0..60, Budget::Unbounded).expect_none();
+    search(&Sites::Growing, 0..40, Budget::Unbounded).expect_none();
 }
 
 #[test]

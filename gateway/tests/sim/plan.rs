@@ -132,6 +132,54 @@ pub enum Fault {
     /// A new box with an empty disk joins, perhaps in place of a gateway. It is first started this long after it was
     /// admitted.
     Join { replaces: Option<GatewayId>, starts_after_ms: u64 },
+    /// Some gateway is struck shortly after its part in a move has come to this step.
+    Ambush { step: MoveStep, blow: Blow, after_ms: u64 },
+}
+
+/// A gateway's part in a move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MoveStep {
+    /// It has taken on a replica, which learns.
+    TakenOn,
+    /// It leads while somebody learns, and has proposed what is not chosen yet.
+    Teaching,
+    /// It leads, and has proposed a stop.
+    StopProposed,
+    /// The next configuration has begun at its replica.
+    Begun,
+}
+
+/// What strikes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blow {
+    PowerCut {
+        how: Crash,
+        down_ms: u64,
+    },
+    Kill {
+        down_ms: u64,
+    },
+    Freeze {
+        for_ms: u64,
+    },
+    Isolate {
+        for_ms: u64,
+    },
+    /// For good.
+    Dies,
+}
+
+impl Blow {
+    /// The fault that strikes this gateway.
+    pub fn at(self, at: GatewayId) -> Fault {
+        match self {
+            Self::PowerCut { how, down_ms } => Fault::PowerCut { at, how, down_ms },
+            Self::Kill { down_ms } => Fault::Kill { at, down_ms },
+            Self::Freeze { for_ms } => Fault::Freeze { at, for_ms },
+            Self::Isolate { for_ms } => Fault::Isolate { at, for_ms },
+            Self::Dies => Fault::Dies { at, noticed_after_ms: 500 },
+        }
+    }
 }
 
 impl Fault {
@@ -173,7 +221,8 @@ impl Fault {
             | CloudAwayForDays { .. }
             | Meddling { .. }
             | DevicesMove { .. }
-            | Reboot { .. } => Vec::new(),
+            | Reboot { .. }
+            | Ambush { .. } => Vec::new(),
         }
     }
 }
@@ -293,6 +342,9 @@ impl Plan {
             let kind = r.pick(&orders);
             faults.push((r.below(GROWTH_MS - 4_000), Self::order(&mut r, ids, kind)));
         }
+        for _ in 0..r.pick(&[0, 2, 6, 12]) {
+            faults.push((r.below(GROWTH_MS), Self::ambush(&mut r)));
+        }
         faults.sort_by_key(|(at, _)| *at);
         let rough = plain.rough;
         let Temper { bytes_per_ms, .. } = plain.temper;
@@ -311,6 +363,21 @@ impl Plan {
             faults,
             ..plain
         }
+    }
+
+    fn ambush(r: &mut Random) -> Fault {
+        let step = r.pick(&[MoveStep::TakenOn, MoveStep::Teaching, MoveStep::StopProposed, MoveStep::Begun]);
+        let (down_ms, for_ms) = (20 + r.below(1_500), r.pick(&[200, 700, 1_500, 4_000]));
+        let blow = match r.below(9) {
+            0 => Blow::PowerCut { how: Crash::Lost, down_ms },
+            1 => Blow::PowerCut { how: Crash::Kept, down_ms },
+            2 => Blow::PowerCut { how: Crash::Torn(r.next()), down_ms },
+            3 | 4 => Blow::Kill { down_ms },
+            5 => Blow::Freeze { for_ms },
+            8 => Blow::Dies,
+            _ => Blow::Isolate { for_ms },
+        };
+        Fault::Ambush { step, blow, after_ms: r.pick(&[0, 0, 2, 10, 60, 400]) }
     }
 
     /// What an operator orders, or what happens to a box.

@@ -30,9 +30,11 @@ use selvedge_types::uplink::StreamName;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+mod ambush;
 mod growth;
 mod peers;
 
+use ambush::Ambushes;
 use growth::{Operators, Order};
 
 /// How long the calm may take to settle everything.
@@ -185,6 +187,7 @@ enum End {
         down_ms: u64,
     },
     Leaves(GatewayId),
+    Strike(Fault),
     FlapOn {
         a: GatewayId,
         b: GatewayId,
@@ -225,6 +228,7 @@ pub struct World {
     /// Since when no fault lasts and no process has started.
     calm_since: u64,
     operators: Operators,
+    ambushes: Ambushes,
     agreement: Agreement,
     configurations: Configurations,
     ballots: Ballots,
@@ -323,6 +327,7 @@ impl World {
             now: 0,
             common,
             operators: Operators::of(&gateways),
+            ambushes: Ambushes::default(),
             places: gateways.iter().map(|id| (*id, place(*id))).collect(),
             net: Net::new(plan.weather),
             devices,
@@ -797,6 +802,7 @@ impl World {
                     self.operators.is_lost(at, now + noticed_after_ms);
                 }
             }
+            Fault::Ambush { step, blow, after_ms } => self.ambushes.wait(step, blow, after_ms),
             Fault::Join { replaces, starts_after_ms } => self.operators.join(replaces, starts_after_ms),
             Fault::Snapshots { at } => {
                 let clock = self.place(at).now(now);
@@ -827,6 +833,10 @@ impl World {
             End::Slow(at) => self.place(at).slow_ms = 0,
             End::Stop { at, down_ms } => self.kill(at, down_ms),
             End::Leaves(at) => self.leaves(at, false),
+            End::Strike(fault) => {
+                self.trace(|| format!("struck: {fault:?}"));
+                self.apply(fault);
+            }
             End::NoUplink(at) => {
                 let place = self.place(at);
                 place.cut_off = place.cut_off.saturating_sub(1);
@@ -1000,6 +1010,9 @@ impl World {
 
     fn down(&mut self, at: GatewayId, back_at: u64) {
         self.wake_all();
+        if !self.faults {
+            self.calm_since = self.now;
+        }
         self.tally.restarts += 1;
         self.mended.ended(at);
         let place = self.place(at);
@@ -1196,6 +1209,9 @@ impl World {
     fn look(&mut self, id: GatewayId) {
         let digest = self.random.chance(20);
         let Some(live) = self.places[&id].live.as_ref() else { return };
+        if self.plan.growth && self.faults {
+            self.ends.extend(self.ambushes.look(self.now, id, live));
+        }
         self.tally.most_held = self.tally.most_held.max(live.edge.front.held_bytes());
         invariants::bounds::check(live);
         let start = live.origin.start;

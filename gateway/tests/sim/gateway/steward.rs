@@ -168,7 +168,8 @@ impl Live {
         let Some(desk) = self.steward.as_ref().filter(|_| !self.replicas.contains_key(&shard)) else {
             return;
         };
-        let nonce = self.origin.start << 20 | u64::from(self.me.0) << 10 | 1 << 9 | u64::from(shard.0) % 512;
+        let nonce =
+            (self.origin.start << 20) | (u64::from(self.me.0) << 10) | (1 << 9) | (u64::from(shard.0) % 512);
         let damaged = desk.damaged.contains(shard.0).then_some(nonce);
         let made = new_replica(self.me, shard, &desk.ring, &desk.settings, configuration, damaged);
         self.replicas.insert(shard, made.expect("the site has this shard"));

@@ -305,7 +305,6 @@ impl World {
         self.down(at, u64::MAX);
         self.send_devices_away(at);
         self.places.remove(&at);
-        self.calm_since = self.now;
     }
 
     /// All boxes that were removed and still run leave.
