@@ -8,12 +8,19 @@ use selvedge_types::canary::{self, Canary};
 /// The most seeds that are searched for one mistake.
 const MAX_SEEDS: u64 = 1_000;
 
-fn hunt(canary: Canary) -> Option<(u64, String)> {
+fn plan(canary: Canary, seed: u64) -> Plan {
     let sizes = [3, 3, 3, 5, 1];
+    if Canary::OF_GROWTH.contains(&canary) {
+        return Plan::growth(seed);
+    }
+    let plan = Plan::new(seed, sizes[(seed % 5) as usize]);
+    // Catching up is hard only under load.
+    if canary == Canary::TransferReplaced { plan.heavy() } else { plan }
+}
+
+fn hunt(canary: Canary) -> Option<(u64, String)> {
     for seed in 0..MAX_SEEDS {
-        let plan = Plan::new(seed, sizes[(seed % 5) as usize]);
-        // Catching up is hard only under load.
-        let plan = if canary == Canary::TransferReplaced { plan.heavy() } else { plan };
+        let plan = plan(canary, seed);
         canary::make(Some(canary));
         let result = attempt(&plan, false);
         canary::make(None);
@@ -24,9 +31,14 @@ fn hunt(canary: Canary) -> Option<(u64, String)> {
     None
 }
 
+/// All that the simulation must find.
+pub fn all() -> impl Iterator<Item = Canary> {
+    Canary::OF_SITES.into_iter().chain(Canary::OF_GROWTH)
+}
+
 /// Hunts a quarter of the canaries, so that the quarters run in parallel.
 fn find(quarter: usize) {
-    for canary in Canary::OF_SITES.into_iter().skip(quarter).step_by(4) {
+    for canary in all().skip(quarter).step_by(4) {
         let found = hunt(canary);
         assert!(found.is_some(), "{canary:?} is not found in {MAX_SEEDS} seeds");
     }
@@ -59,7 +71,7 @@ fn the_last_quarter_is_found() {
 fn census() {
     let wanted = std::env::var("SELVEDGE_CANARY").unwrap_or_default();
     let named = |canary: &Canary| format!("{canary:?}").contains(&wanted);
-    for canary in Canary::OF_SITES.into_iter().filter(named) {
+    for canary in all().filter(named) {
         match hunt(canary) {
             Some((seed, why)) => {
                 let why: String =

@@ -75,7 +75,7 @@ mod wire;
 mod world;
 
 use search::{Budget, Sites, search};
-use selvedge_types::canary::{self, Canary};
+use selvedge_types::canary;
 
 fn usual(gateways: u16, seeds: std::ops::Range<u64>) {
     search(&Sites::OfSizes(vec![gateways]), seeds, Budget::Unbounded).expect_none();
@@ -116,7 +116,7 @@ fn who_fell_behind_catches_up_under_load() {
 #[test]
 fn replay() {
     if let Ok(mistake) = std::env::var("SELVEDGE_CANARY") {
-        canary::make(Canary::OF_SITES.into_iter().find(|canary| format!("{canary:?}") == mistake));
+        canary::make(canaries::all().find(|canary| format!("{canary:?}") == mistake));
     }
     if let Some(seed) = search::number("SELVEDGE_SEED") {
         search::replay(seed, search::number("SELVEDGE_GATEWAYS").unwrap_or(3) as u16);

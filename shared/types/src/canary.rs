@@ -102,14 +102,26 @@ pub enum Canary {
     OpensAfterStop,
     /// A leader that adopts a stop adopts the entries above it, too.
     KeptAboveStop,
+    /// A shard that moves forgets the forwarding numbers of all gateways but its next members.
+    OriginsForgotten,
     /// A restart takes promises and votes of an earlier configuration for those of the present one, if their ballots
     /// are higher.
     OldPromiseReplaces,
 }
 
 impl Canary {
-    /// All that whole sites show: [`Self::MajorityHeals`] takes too many elections of one group, [`Self::IdUsedAgain`]
-    /// belongs to the directory, and the mistakes of a reconfiguration need groups that change their members.
+    /// Those that sites show whose members change. [`Self::KeptAboveStop`] and [`Self::OldPromiseReplaces`] need entries
+    /// above a stop that outlive it, which tests of one group show much sooner.
+    pub const OF_GROWTH: [Self; 5] = [
+        Self::ProposesAfterStop,
+        Self::LearnerVotes,
+        Self::OpensAfterStop,
+        Self::OriginsForgotten,
+        Self::IdUsedAgain,
+    ];
+
+    /// Those that sites show whose members stay. [`Self::MajorityHeals`] takes too many elections of one group, here as
+    /// there.
     pub const OF_SITES: [Self; 42] = [
         Self::AcceptedBeforeFsync,
         Self::PrepareBeforeDurable,

@@ -215,6 +215,9 @@ impl Machine {
         }
         self.advance(slot)?;
         self.configuration = Some(Configuration::after(stop, slot));
+        if canary::makes(Canary::OriginsForgotten) {
+            self.origins.retain(|gateway, _| stop.members.contains(gateway));
+        }
         Ok(())
     }
 
