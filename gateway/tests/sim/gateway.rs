@@ -222,6 +222,10 @@ impl Place {
             if (u64::from(me.0) + self.start).is_multiple_of(2) { 0 } else { forward::PIPELINE_BYTES };
         let mut opener = Opener::new();
         opener.add(&common.site, &common.secret);
+        let steward = common
+            .genesis
+            .as_ref()
+            .map(|genesis| StewardDesk::new(me, self.incarnation, genesis, common, &opened.marks, mono_ms));
         self.live = Some(Live {
             me,
             origin,
@@ -251,10 +255,7 @@ impl Place {
             ),
             peers_look_at: mono_ms,
             edge: Edge::new(common, origin),
-            steward: common.genesis.as_ref().map(|genesis| {
-                let damaged = opened.recovery.damaged_groups.clone();
-                StewardDesk::new(me, self.incarnation, genesis, common, damaged, mono_ms)
-            }),
+            steward,
             up: vec![me],
             agreement: Agreement::new(me, self.peers.iter().copied()),
             outside: Vec::new(),
@@ -267,6 +268,11 @@ impl Place {
         if let Some(live) = &mut self.live {
             live.agreement.look(mono_ms, own);
             live.forward.begin();
+            let given_up: Vec<_> = live.steward.iter().flat_map(StewardDesk::given_up).collect();
+            for (shard, through) in given_up {
+                let errands = live.desk.give_up(shard, through);
+                live.run(Now { mono_ms, wall: own, sure: false }, errands);
+            }
         }
         Ok(())
     }
@@ -594,7 +600,11 @@ impl Live {
                 Errand::Room(room) => {
                     self.replicas.values_mut().for_each(|r| r.said(now, Said::Room(room)));
                 }
-                Errand::Dropped(_) => {} // nothing moves here
+                Errand::Dropped(shard) => {
+                    if let Some(desk) = &mut self.steward {
+                        desk.deleted(shard);
+                    }
+                }
             }
         }
     }

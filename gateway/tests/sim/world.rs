@@ -1216,6 +1216,9 @@ impl World {
         invariants::bounds::check(live);
         let start = live.origin.start;
         invariants::time::check_wall(id, self.places[&id].now(self.now), &self.places);
+        if self.plan.growth {
+            self.progress.here(id, start, |shard| live.replicas.contains_key(shard));
+        }
         for (shard, replica) in &live.replicas {
             let core = replica.core();
             invariants::time::check_elapsed(id, *shard, core, self.now);

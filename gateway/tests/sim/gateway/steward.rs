@@ -18,7 +18,7 @@ use selvedge_fabric::shard::{Now, ShardEvent};
 use selvedge_fabric::site_state::GatewayDescription;
 use selvedge_fabric::steward::{AGAIN_MS, ReplicaView, Steward, StewardEffect};
 use selvedge_gateway::front::ORDERS;
-use selvedge_log::Groups;
+use selvedge_log::ReplicaMarks;
 use selvedge_log::storage::{LogWork, ReplicaSettings, new_replica};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,8 +35,10 @@ pub struct StewardDesk {
     /// The ring with which the site began.
     ring: Arc<Ring>,
     settings: ReplicaSettings,
-    /// The groups of which the log may have lost records when the process started.
-    damaged: Groups,
+    /// Whether every replica that was ever here had a mark when the process started.
+    marks_are_complete: bool,
+    /// The replicas that were given up: through which configuration, and whether they are deleted.
+    given_up: BTreeMap<ShardId, (u32, bool)>,
     /// What the steward was last told of each replica.
     told: BTreeMap<ShardId, ReplicaView>,
     /// The gateways that are being emptied.
@@ -71,14 +73,15 @@ impl StewardDesk {
         incarnation: u128,
         genesis: &Genesis,
         common: &Common,
-        damaged: Groups,
+        marks: &ReplicaMarks,
         now_ms: u64,
     ) -> Self {
         Self {
             core: Steward::new(me, genesis.clone(), Some(announcement(me, incarnation))),
             ring: common.ring.clone(),
             settings: replica_settings(common),
-            damaged,
+            marks_are_complete: marks.is_complete(),
+            given_up: marks.given_up().map(|(group, through)| (ShardId(group), (through, false))).collect(),
             told: BTreeMap::new(),
             draining: Vec::new(),
             asked: BTreeMap::new(),
@@ -94,6 +97,18 @@ impl StewardDesk {
 
     pub fn directory(&self) -> Option<&Arc<Directory>> {
         self.core.directory()
+    }
+
+    /// The replicas that are to be given up, once more, after a start.
+    pub fn given_up(&self) -> impl Iterator<Item = (ShardId, u32)> {
+        self.given_up.iter().map(|(shard, (through, _))| (*shard, *through))
+    }
+
+    /// Nothing is left of a replica that was given up.
+    pub fn deleted(&mut self, shard: ShardId) {
+        if let Some((_, is_deleted)) = self.given_up.get_mut(&shard) {
+            *is_deleted = true;
+        }
     }
 
     /// An item that was submitted is settled.
@@ -143,6 +158,10 @@ impl Live {
         for effect in effects {
             match effect {
                 StewardEffect::Hold { shard, configuration } => self.hold(now, shard, configuration),
+                StewardEffect::Drop { shard, configuration } => self.give_up(now, shard, configuration),
+                StewardEffect::TransferRate { shard, bytes_per_s } => {
+                    self.event(now, shard, ShardEvent::TransferRate { bytes_per_s });
+                }
                 StewardEffect::Learners { shard, learners } => {
                     self.event(now, shard, ShardEvent::Learners(learners));
                 }
@@ -168,12 +187,17 @@ impl Live {
         let Some(desk) = self.steward.as_ref().filter(|_| !self.replicas.contains_key(&shard)) else {
             return;
         };
+        let earlier = desk.given_up.get(&shard).copied();
+        if earlier.is_some_and(|(_, is_deleted)| !is_deleted) {
+            return; // the steward asks again
+        }
         let nonce =
             (self.origin.start << 20) | (u64::from(self.me.0) << 10) | (1 << 9) | (u64::from(shard.0) % 512);
-        let damaged = desk.damaged.contains(shard.0).then_some(nonce);
-        let made = new_replica(self.me, shard, &desk.ring, &desk.settings, configuration, damaged);
+        let damaged = (earlier.is_none() && !desk.marks_are_complete).then_some(nonce);
+        let silent_until = earlier.map_or(configuration, |(through, _)| through);
+        let made = new_replica(self.me, shard, &desk.ring, &desk.settings, silent_until, damaged);
         self.replicas.insert(shard, made.expect("the site has this shard"));
-        self.log_work.push_back(LogWork::Add(shard));
+        self.log_work.push_back(LogWork::Add { shard, silent_until });
         let room = self.desk.figures().room;
         if let Some(replica) = self.replicas.get_mut(&shard) {
             replica.said(now, Said::Room(room));
@@ -185,6 +209,18 @@ impl Live {
                 replica.step(now, ShardEvent::Full { who: self.told_full.iter().copied().collect() });
             }
         }
+    }
+
+    /// Gives a replica up that has left its shard, unless the replica knows better.
+    fn give_up(&mut self, now: Now, shard: ShardId, configuration: u32) {
+        let may = self.replicas.get(&shard).is_some_and(|replica| replica.may_be_given_up(configuration));
+        let Some(desk) = self.steward.as_mut().filter(|_| may) else { return };
+        desk.given_up.insert(shard, (configuration, false));
+        desk.told.remove(&shard);
+        desk.core.dropped(shard);
+        self.replicas.remove(&shard);
+        let errands = self.desk.give_up(shard, configuration);
+        self.run(now, errands);
     }
 
     /// Forwards an item to the directory group. The steward submits again what did not get through.

@@ -9,6 +9,13 @@ use std::collections::BTreeMap;
 pub struct Progress(BTreeMap<(GatewayId, u64, ShardId), (u64, u64)>);
 
 impl Progress {
+    /// A replica that was given up is forgotten: a later one of the same shard begins anew.
+    pub fn here(&mut self, at: GatewayId, start: u64, has: impl Fn(&ShardId) -> bool) {
+        let all = (at, start, ShardId(0))..=(at, start, ShardId(u16::MAX));
+        let gone: Vec<_> = self.0.range(all).map(|(key, _)| *key).filter(|(.., shard)| !has(shard)).collect();
+        gone.iter().for_each(|key| _ = self.0.remove(key));
+    }
+
     pub fn check(&mut self, at: GatewayId, start: u64, shard: ShardId, replica: &ShardCore) {
         let (commit, applied) = (replica.consensus().commit(), replica.machine().slot());
         assert!(applied <= commit, "{shard} at {at}: applied {applied} of {commit}");
