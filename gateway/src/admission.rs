@@ -58,14 +58,14 @@ struct KnownEntry {
 
 /// A locked data folder that is no gateway's yet.
 #[derive(Debug)]
-pub struct Candidate {
+pub struct NewBox {
     dir: PathBuf,
     incarnation: Incarnation,
     key: StaticKey,
     _lock: File,
 }
 
-impl Candidate {
+impl NewBox {
     /// Prepares a data folder to ask with, or finds one that was prepared.
     ///
     /// # Errors
@@ -105,9 +105,9 @@ impl Candidate {
     ///
     /// # Errors
     /// When it can't be written.
-    pub fn admitted(self, site: &SiteId, answer: JoinAnswer) -> Result<Admission, IdentityError> {
+    pub fn admitted(self, site: &SiteId, answer: JoinAnswer) -> Result<KeptAdmission, IdentityError> {
         let JoinAnswer { gateway, genesis, peers } = answer;
-        let admission = Admission { gateway, genesis, peers: peers.into_iter().collect() };
+        let admission = KeptAdmission { gateway, genesis, peers: peers.into_iter().collect() };
         let file = AdmissionFile {
             format: IDENTITY_VERSION,
             incarnation: self.incarnation.to_string(),
@@ -121,7 +121,7 @@ impl Candidate {
 
 /// What the site told a gateway that it has admitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Admission {
+pub struct KeptAdmission {
     /// The gateway's number, for good.
     pub gateway: GatewayId,
     /// How the site began.
@@ -130,7 +130,7 @@ pub struct Admission {
     pub peers: BTreeMap<GatewayId, KnownPeer>,
 }
 
-impl Admission {
+impl KeptAdmission {
     /// The admission in the folder of a gateway.
     ///
     /// # Errors
@@ -212,18 +212,18 @@ mod tests {
     fn a_box_asks_as_the_same_one_until_it_is_admitted() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("data");
-        let first = Candidate::open(&dir).unwrap();
-        assert!(matches!(Candidate::open(&dir), Err(IdentityError::InUse(_))));
+        let first = NewBox::open(&dir).unwrap();
+        assert!(matches!(NewBox::open(&dir), Err(IdentityError::InUse(_))));
         let (incarnation, key) = (first.incarnation(), first.static_key().public());
         drop(first);
-        let again = Candidate::open(&dir).unwrap();
+        let again = NewBox::open(&dir).unwrap();
         assert_eq!((again.incarnation(), again.static_key().public()), (incarnation, key));
         assert!(!Identity::exists(&dir), "it is no gateway's yet");
 
         let site = SiteId::new("plant-7".to_string()).unwrap();
         let admission = again.admitted(&site, answer()).unwrap();
-        assert!(matches!(Candidate::open(&dir), Err(IdentityError::Exists(_))));
-        assert_eq!(Admission::find(&dir).unwrap(), admission);
+        assert!(matches!(NewBox::open(&dir), Err(IdentityError::Exists(_))));
+        assert_eq!(KeptAdmission::find(&dir).unwrap(), admission);
         assert_eq!((admission.gateway, admission.peers.len()), (GatewayId(6), 2));
         let identity = Identity::open(&dir, &admission.expected(&site)).unwrap();
         assert_eq!((identity.incarnation(), identity.public_key()), (incarnation, key));
@@ -233,13 +233,13 @@ mod tests {
     #[test]
     fn a_box_that_was_killed_after_the_answer_is_still_the_same_one() {
         let dir = tempfile::tempdir().unwrap();
-        let candidate = Candidate::open(dir.path()).unwrap();
+        let candidate = NewBox::open(dir.path()).unwrap();
         let incarnation = candidate.incarnation();
         let site = SiteId::new("plant-7".to_string()).unwrap();
         let admission = candidate.admitted(&site, answer()).unwrap();
         // As the process left it that was killed before the identity was written.
         std::fs::remove_file(dir.path().join("identity.json")).unwrap();
-        let again = Candidate::open(dir.path()).unwrap();
+        let again = NewBox::open(dir.path()).unwrap();
         assert_eq!(again.incarnation(), incarnation);
         assert_eq!(again.admitted(&site, answer()).unwrap(), admission);
         Identity::open(dir.path(), &admission.expected(&site)).unwrap();
@@ -248,21 +248,23 @@ mod tests {
     #[test]
     fn the_folder_of_a_first_gateway_holds_no_admission_and_a_damaged_one_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let said = Admission::find(dir.path()).unwrap_err().to_string();
+        let said = KeptAdmission::find(dir.path()).unwrap_err().to_string();
         assert!(said.contains("join_token_file"), "{said}");
         let site = SiteId::new("plant-7".to_string()).unwrap();
-        drop(Candidate::open(dir.path()).unwrap().admitted(&site, answer()).unwrap());
+        drop(NewBox::open(dir.path()).unwrap().admitted(&site, answer()).unwrap());
         let path = dir.path().join(ADMISSION);
         let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("\"format\": 1", "\"format\": 2")).unwrap();
+        let said = KeptAdmission::find(dir.path()).unwrap_err().to_string();
+        assert!(said.contains("format version 2") && said.contains("newer"), "{said}");
         for (from, to, says) in [
             ("\"shards\": 8", "\"shards\": 0", "shards"),
-            ("\"format\": 1", "\"format\": 2", "format version 2"),
             (&"07".repeat(32), "07", "a key is not 64"),
             ("\"gateway\": 6", "\"gateway\": \"six\"", "nothing was changed"),
         ] {
             assert!(text.contains(from), "{from}: {text}");
             std::fs::write(&path, text.replace(from, to)).unwrap();
-            let said = Admission::find(dir.path()).unwrap_err().to_string();
+            let said = KeptAdmission::find(dir.path()).unwrap_err().to_string();
             assert!(said.contains(says) && said.contains(ADMISSION), "{said}");
         }
     }

@@ -1,7 +1,7 @@
 //! `selvedge-gateway` as a program: its command line, its settings, and its log output.
 
 use crate::actors::wiring;
-use crate::settings::{Entry, Settings, SettingsError};
+use crate::settings::{Settings, SettingsError, SiteEntry};
 use clap::Parser;
 use rustix::fs::Mode;
 use rustix::process::umask;
@@ -63,10 +63,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     if arguments.check_config {
         let site = &checked.site;
         match &checked.entry {
-            Entry::Founds { me, genesis, .. } => {
+            SiteEntry::Founds { me, genesis, .. } => {
                 println!("the settings are valid: gateway {me} of {} in site {site}", genesis.gateways.len());
             }
-            Entry::Joins { seeds, .. } => {
+            SiteEntry::Joins { seeds, .. } => {
                 println!(
                     "the settings are valid: a gateway that joins site {site}, and asks {}",
                     seeds.join(", ")

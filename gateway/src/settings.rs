@@ -338,7 +338,7 @@ pub struct Checked {
     pub settings: Settings,
     pub site: SiteId,
     /// How this gateway comes to its site.
-    pub entry: Entry,
+    pub entry: SiteEntry,
     /// Topic map and payload decoders.
     pub decoder: Decoder,
     pub secret: SiteSecret,
@@ -349,7 +349,7 @@ pub struct Checked {
 }
 
 /// How a gateway comes to its site.
-pub enum Entry {
+pub enum SiteEntry {
     /// The settings begin the site with it.
     Founds {
         me: GatewayId,
@@ -526,7 +526,7 @@ impl Settings {
     }
 
     /// How this gateway comes to its site.
-    fn entry(&self) -> Result<Entry, SettingsError> {
+    fn entry(&self) -> Result<SiteEntry, SettingsError> {
         if !self.gateway.join_token_file.as_os_str().is_empty() {
             let listed = || self.site.gateways.iter().map(|g| g.peer.clone()).collect();
             let seeds = if self.site.seeds.is_empty() { listed() } else { self.site.seeds.clone() };
@@ -540,7 +540,7 @@ impl Settings {
                 "" => bind.to_string(),
                 advertised => advertised.to_string(),
             };
-            return Ok(Entry::Joins { seeds, address });
+            return Ok(SiteEntry::Joins { seeds, address });
         }
         let first =
             |g: &SiteGateway| FirstGateway { id: GatewayId(g.id), weight: g.weight, peer: g.peer.clone() };
@@ -555,7 +555,7 @@ impl Settings {
             return Err(SettingsError::NotOfTheSite(me.0, genesis.gateways.iter().map(|g| g.id.0).collect()));
         }
         let peers = genesis.gateways.iter().map(|g| (g.id, g.peer.clone())).collect();
-        Ok(Entry::Founds { me, genesis, peers })
+        Ok(SiteEntry::Founds { me, genesis, peers })
     }
 
     /// Checks that no two listeners of this gateway share an address, and that the broker is not one of them.

@@ -5,7 +5,7 @@ use actix::{Actor, Arbiter, Context, Handler, System};
 use selvedge_fabric::detector::{Change, DETECT_MS};
 use selvedge_fabric::directory::{FirstGateway, GatewayAddresses, GatewayKey, Genesis};
 use selvedge_fabric::link::{
-    Greeting, Hello, Incarnation, JoinAnswer, JoinQuestion, JoinToken, KnownPeer, LinkState,
+    Greeting, Hello, Incarnation, JoinAnswer, JoinQuestion, JoinToken, KnownPeer, LinkState, join_question,
 };
 use selvedge_fabric::machine::Origin;
 use selvedge_fabric::peer::PeerMessage;
@@ -838,7 +838,7 @@ fn a_new_box_asks_until_the_site_has_decided_and_no_link_comes_of_it() {
         let (key, seeds) = (LinkKey::new([1; 32]), [nobody.to_string(), at.to_string()]);
         let question = |site: &str, token| {
             let addresses = GatewayAddresses { peer: "box-9:7081".into(), ..GatewayAddresses::default() };
-            JoinQuestion::new(site.into(), JoinToken([token; 32]), Incarnation(7), addresses)
+            join_question(site.into(), JoinToken([token; 32]), Incarnation(7), addresses)
         };
         for token in [GOOD, EARLY] {
             let question = question("plant-7", token);

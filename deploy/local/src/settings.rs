@@ -184,7 +184,7 @@ mod tests {
     use firmware_sim::fleet::KINDS;
     use firmware_sim::payload::{Content, encode};
     use selvedge_fabric::decode::Decoded;
-    use selvedge_gateway::settings::Entry;
+    use selvedge_gateway::settings::SiteEntry;
     use selvedge_types::time::EpochMs;
 
     /// A site's files, and what the first gateway makes of its own.
@@ -210,7 +210,7 @@ mod tests {
             let peer = settings.site.gateways.get(i).unwrap().peer.clone();
             assert_eq!(peer, settings.peer.bind.to_string());
             let checked = settings.check().unwrap();
-            let (Entry::Founds { me, genesis, .. }, Entry::Founds { genesis: of_first, .. }) =
+            let (SiteEntry::Founds { me, genesis, .. }, SiteEntry::Founds { genesis: of_first, .. }) =
                 (checked.entry, &first.entry)
             else {
                 panic!("they are the first")
@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(token, "5f".repeat(32));
         let checked = settings.check().unwrap();
         assert_eq!(checked.secret.id(), first.secret.id());
-        let Entry::Joins { seeds, address } = checked.entry else { panic!("it joins") };
+        let SiteEntry::Joins { seeds, address } = checked.entry else { panic!("it joins") };
         assert_eq!((seeds.len(), address.as_str()), (2, "127.0.0.1:7009"));
     }
 

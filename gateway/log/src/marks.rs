@@ -184,7 +184,7 @@ impl ReplicaMarks {
         self.save(marks)
     }
 
-    /// Replaces the file.
+    /// Puts all marks into a new file, which takes the place of the old one once it is durable.
     fn save(&mut self, marks: BTreeMap<u16, ReplicaMark>) -> Result<(), LogError> {
         let content = encode(self.complete, &marks);
         let (bytes, limit) = (content.len() as u64, MAX_CONTENT_BYTES);

@@ -23,18 +23,18 @@ use crate::actors::supervisor::{SupervisedPart, Supervisor};
 use crate::actors::switch::{Switch, SwitchWays};
 use crate::actors::uplink::{UplinkActor, UplinkSettings, UplinkWays};
 use crate::actors::ways::{FrontWays, Ways};
-use crate::admission::{Admission, Candidate};
+use crate::admission::{KeptAdmission, NewBox};
 use crate::descriptors;
 use crate::front::Front;
 use crate::identity::{Expected, Identity, IdentityError, log_identity};
-use crate::settings::{Checked, Entry, Settings, SettingsError, membership_hash};
+use crate::settings::{Checked, Settings, SettingsError, SiteEntry, membership_hash};
 use actix::{Actor, Addr, AsyncContext, Context};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use selvedge_fabric::directory::{Announcement, DIRECTORY_GROUP, FIRST_CONFIGURATION, FIRST_LEVEL, Genesis};
 use selvedge_fabric::forward::{Forward, PIPELINE_BYTES};
-use selvedge_fabric::link::{JoinQuestion, KnownPeer};
+use selvedge_fabric::link::{KnownPeer, join_question};
 use selvedge_fabric::machine::Origin;
 use selvedge_fabric::replica::SHELF_BYTES;
 use selvedge_fabric::ring::Member;
@@ -527,12 +527,12 @@ struct Belonging {
 async fn belong(
     settings: &Settings,
     site: &SiteId,
-    entry: Entry,
+    entry: SiteEntry,
     psk: &LinkKey,
 ) -> Result<Belonging, StartError> {
     let dir = &settings.gateway.data_dir;
     let (seeds, reached_at) = match entry {
-        Entry::Founds { me, genesis, peers: addresses } => {
+        SiteEntry::Founds { me, genesis, peers: addresses } => {
             if !Identity::exists(dir) {
                 let membership = membership_hash(site, &genesis);
                 Identity::init(dir, &Expected { site: site.clone(), gateway: me, membership })?;
@@ -544,12 +544,12 @@ async fn belong(
             let peers = addresses.iter().map(|(peer, at)| (*peer, KnownPeer::at(at.clone()))).collect();
             return Ok(Belonging { me, genesis, peers, addresses, reached_at });
         }
-        Entry::Joins { seeds, address } => (seeds, address),
+        SiteEntry::Joins { seeds, address } => (seeds, address),
     };
     let admission = if Identity::exists(dir) {
-        Admission::find(dir)?
+        KeptAdmission::find(dir)?
     } else {
-        let candidate = Candidate::open(dir)?;
+        let candidate = NewBox::open(dir)?;
         let file = &settings.gateway.join_token_file;
         let token = read_secret(file).map_err(StartError::Token)?;
         let token = token_of(&token).ok_or_else(|| {
@@ -559,13 +559,13 @@ async fn belong(
             ))
         })?;
         let addresses = settings.announced(&reached_at);
-        let mut question = JoinQuestion::new(site.to_string(), token, candidate.incarnation(), addresses);
+        let mut question = join_question(site.to_string(), token, candidate.incarnation(), addresses);
         question.zone = zone(settings);
         let answer = link::ask_to_join(&seeds, psk, candidate.static_key(), &question).await?;
         tracing::info!(gateway = %answer.gateway, "the site has admitted this gateway");
         candidate.admitted(site, answer)?
     };
-    let Admission { gateway: me, genesis, peers } = admission;
+    let KeptAdmission { gateway: me, genesis, peers } = admission;
     Ok(Belonging { me, genesis, peers, addresses: BTreeMap::new(), reached_at })
 }
 

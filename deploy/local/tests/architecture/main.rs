@@ -68,7 +68,11 @@ const RULES: [Rule; 17] = [
         builds_on: &["selvedge-types", "selvedge-config", "selvedge-ports", "selvedge-mqtt"],
         core: false,
     },
-    Rule { folder: "deploy/ctl", builds_on: &["selvedge-guard", "selvedge-ports"], core: false },
+    Rule {
+        folder: "deploy/ctl",
+        builds_on: &["selvedge-guard", "selvedge-ports", "selvedge-types"],
+        core: false,
+    },
     Rule {
         folder: "deploy/local",
         builds_on: &[

@@ -20,9 +20,9 @@
 //! original since the copy was made, is not recognised.
 
 use super::incarnation::{Incarnation, Mark};
-use super::join::{JoinAnswer, JoinQuestion};
+use super::join::{JoinAnswer, JoinQuestion, JoinToken};
 use super::peers::{KnownPeer, PeerList};
-use crate::directory::GatewayKey;
+use crate::directory::{FIRST_LEVEL, GatewayAddresses, GatewayKey};
 use bincode::{Decode, Encode};
 use selvedge_types::frame::{self, FrameError};
 use selvedge_types::ids::{GatewayId, MAX_SITE_NAME_BYTES};
@@ -217,6 +217,40 @@ pub fn check(
         return refuse(format!("{theirs} dialled {mine}, but the lower id dials; upgrade {theirs}"));
     }
     Ok(())
+}
+
+/// Checks whether the box and gateway `me` can talk at all: the same site, a common protocol.
+///
+/// # Errors
+/// Returns what differs and what to do.
+pub fn check_join(me: &Hello, asked: &JoinQuestion) -> Result<(), PeerRefusal> {
+    if asked.newest < me.oldest || asked.oldest > me.newest {
+        return Err(PeerRefusal(format!(
+            "{} speaks protocols {} to {}, the new gateway {} to {}; give it the release that the site runs",
+            me.gateway, me.oldest, me.newest, asked.oldest, asked.newest
+        )));
+    }
+    if asked.site != me.site {
+        let named = asked.site.chars().filter(|c| !c.is_control()).take(MAX_SITE_NAME_BYTES);
+        return Err(PeerRefusal(format!(
+            "{} belongs to site {:?}, the new gateway is to join site {:?}; correct its site.name or its site.seeds",
+            me.gateway,
+            me.site,
+            named.collect::<String>()
+        )));
+    }
+    Ok(())
+}
+
+/// The question of a box of this release.
+pub fn join_question(
+    site: String,
+    token: JoinToken,
+    incarnation: Incarnation,
+    addresses: GatewayAddresses,
+) -> JoinQuestion {
+    let (oldest, newest) = (PROTOCOL_OLDEST, PROTOCOL_NEWEST);
+    JoinQuestion { oldest, newest, site, token, incarnation, addresses, zone: None, level: FIRST_LEVEL }
 }
 
 /// The refusal of a gateway whose handshake or greeting is of another protocol.

@@ -5,12 +5,11 @@
 //! the key that it will be admitted with. The gateway that is asked passes the question on to the directory, whose
 //! answer is chosen: a repeated question of the same box gets the same id.
 
-use super::hello::{Hello, PROTOCOL_NEWEST, PROTOCOL_OLDEST, PeerRefusal};
 use super::incarnation::Incarnation;
 use super::peers::KnownPeer;
 use crate::directory::{GatewayAddresses, Genesis};
 use bincode::{Decode, Encode};
-use selvedge_types::ids::{GatewayId, MAX_SITE_NAME_BYTES};
+use selvedge_types::ids::GatewayId;
 use std::fmt;
 
 /// The longest answer to a box that asks to join, in bytes: a site's first gateways and its present ones, all with the
@@ -59,57 +58,13 @@ pub struct JoinAnswer {
     pub peers: Vec<(GatewayId, KnownPeer)>,
 }
 
-/// Checks whether the box and gateway `me` can talk at all: the same site, a common protocol.
-///
-/// # Errors
-/// Returns what differs and what to do.
-pub fn check_join(me: &Hello, asked: &JoinQuestion) -> Result<(), PeerRefusal> {
-    if asked.newest < me.oldest || asked.oldest > me.newest {
-        return Err(PeerRefusal(format!(
-            "{} speaks protocols {} to {}, the new gateway {} to {}; give it the release that the site runs",
-            me.gateway, me.oldest, me.newest, asked.oldest, asked.newest
-        )));
-    }
-    if asked.site != me.site {
-        let named = asked.site.chars().filter(|c| !c.is_control()).take(MAX_SITE_NAME_BYTES);
-        return Err(PeerRefusal(format!(
-            "{} belongs to site {:?}, the new gateway is to join site {:?}; correct its site.name or its site.seeds",
-            me.gateway,
-            me.site,
-            named.collect::<String>()
-        )));
-    }
-    Ok(())
-}
-
-impl JoinQuestion {
-    /// The question of a box of this release.
-    pub fn new(
-        site: String,
-        token: JoinToken,
-        incarnation: Incarnation,
-        addresses: GatewayAddresses,
-    ) -> Self {
-        let (oldest, newest) = (PROTOCOL_OLDEST, PROTOCOL_NEWEST);
-        Self {
-            oldest,
-            newest,
-            site,
-            token,
-            incarnation,
-            addresses,
-            zone: None,
-            level: crate::directory::FIRST_LEVEL,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::hello::{Greeting, MAX_GREETING_BYTES};
+    use super::super::hello::{Greeting, MAX_GREETING_BYTES, join_question};
     use super::*;
     use crate::directory::{FirstGateway, GatewayKey, MAX_ADDRESS_BYTES, MAX_ZONE_BYTES};
     use crate::ring::MAX_GATEWAYS;
+    use selvedge_types::ids::MAX_SITE_NAME_BYTES;
 
     fn longest() -> String {
         "h".repeat(MAX_ADDRESS_BYTES)
@@ -118,7 +73,7 @@ mod tests {
     fn question() -> JoinQuestion {
         let addresses = GatewayAddresses { peer: longest(), mqtt: longest(), http: longest() };
         let site = "s".repeat(MAX_SITE_NAME_BYTES);
-        let mut asked = JoinQuestion::new(site, JoinToken([255; 32]), Incarnation(u128::MAX), addresses);
+        let mut asked = join_question(site, JoinToken([255; 32]), Incarnation(u128::MAX), addresses);
         (asked.zone, asked.level) = (Some("z".repeat(MAX_ZONE_BYTES)), u32::MAX);
         asked
     }
@@ -146,30 +101,5 @@ mod tests {
         let bytes = Greeting::Admitted(Box::new(answer.clone())).encode();
         assert!(bytes.len() <= MAX_JOIN_ANSWER_BYTES, "{}", bytes.len());
         assert_eq!(Greeting::decode(&bytes), Ok(Greeting::Admitted(Box::new(answer))));
-    }
-
-    #[test]
-    fn a_box_of_another_site_or_release_is_told_what_differs() {
-        let me = Hello {
-            oldest: 2,
-            newest: 3,
-            site: "plant-7".into(),
-            membership: [0; 32],
-            gateway: GatewayId(1),
-            incarnation: Incarnation(1),
-            start: 1,
-            run: 1,
-        };
-        let asked = JoinQuestion { site: "plant-7".into(), oldest: 2, newest: 2, ..question() };
-        assert_eq!(check_join(&me, &asked), Ok(()));
-        let said = check_join(&me, &JoinQuestion { site: "plant-8".into(), ..asked.clone() }).unwrap_err().0;
-        assert!(
-            said.contains("plant-7") && said.contains("plant-8") && said.contains("site.seeds"),
-            "{said}"
-        );
-        for (oldest, newest) in [(1, 1), (4, 5)] {
-            let said = check_join(&me, &JoinQuestion { oldest, newest, ..asked.clone() }).unwrap_err().0;
-            assert!(said.contains("protocols 2 to 3") && said.contains("release"), "{said}");
-        }
     }
 }

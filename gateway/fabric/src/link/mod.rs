@@ -58,7 +58,7 @@ mod queue;
 
 pub use hello::*;
 pub use incarnation::{Incarnation, Mark};
-pub use join::{JOIN_WAIT_MS, JoinAnswer, JoinQuestion, JoinToken, MAX_JOIN_ANSWER_BYTES, check_join};
+pub use join::{JOIN_WAIT_MS, JoinAnswer, JoinQuestion, JoinToken, MAX_JOIN_ANSWER_BYTES};
 pub use peers::{KnownPeer, MAX_REMOVED_PEERS_ENTRIES, PeerList, PeerListChange, TooManyPeers};
 use queue::LinkQueue;
 pub use queue::{BULK_FRAME_BYTES, LANE_MESSAGES, Lane, MAX_PASSED_OVER_FRAMES};

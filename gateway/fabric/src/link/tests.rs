@@ -1,4 +1,5 @@
 use super::*;
+use crate::directory::GatewayAddresses;
 use crate::directory::GatewayKey;
 use crate::machine::Origin;
 use crate::peer::{ForwardAnswer, QueryAnswer};
@@ -192,9 +193,9 @@ fn a_replacing_connection_takes_over_what_waits() {
 #[test]
 fn golden_bytes() {
     let frame = PeerFrame { clocks: CLOCKS(), full: true, messages: vec![message(7, 2)] };
-    assert_eq!(frame.encode(), [8, 253, 0, 208, 47, 109, 53, 3, 0, 0, 5, 0, 1, 1, 1, 0, 1, 1, 7, 2, 0, 0]);
+    assert_eq!(frame.encode(), [9, 253, 0, 208, 47, 109, 53, 3, 0, 0, 5, 0, 1, 1, 1, 0, 1, 1, 7, 2, 0, 0]);
     let empty = PeerFrame { clocks: ClockNote::default(), full: false, messages: vec![] };
-    assert_eq!(empty.encode(), [8, 0, 0, 0, 0, 0]);
+    assert_eq!(empty.encode(), [9, 0, 0, 0, 0, 0]);
     let replicas = ReplicaSet { configuration: 3, members: vec![GatewayId(4), GatewayId(300)] };
     let (leader, origin) = (Some(2), Origin { gateway: GatewayId(1), start: 1 });
     let answer = ForwardAnswer::NotLeader { leader, replicas: replicas.clone() };
@@ -202,7 +203,7 @@ fn golden_bytes() {
     let answer = PeerMessage::Answer { id: 9, answer: QueryAnswer::NotLeader { leader, replicas } };
     let told = PeerFrame { clocks: ClockNote::default(), full: false, messages: vec![forwarded, answer] };
     let said = [1, 1, 2, 3, 2, 4, 251, 44, 1]; // that it does not lead, the leader, and who holds the shard
-    let expected = [&[8, 0, 0, 0, 0, 2, 2, 0, 1, 1, 7][..], &said, &[5, 9], &said].concat();
+    let expected = [&[9, 0, 0, 0, 0, 2, 2, 0, 1, 1, 7][..], &said, &[5, 9], &said].concat();
     assert_eq!(told.encode(), expected);
     let refused = Greeting::refused("no\nway").encode();
     assert_eq!(refused, [1, 3, 6, b'n', b'o', b' ', b'w', b'a', b'y']);
@@ -373,4 +374,28 @@ fn what_the_directory_names_takes_precedence_over_what_was_met_first() {
     assert!(said.len() <= MAX_REASON_BYTES);
     let older = Hello { start: 2, ..them };
     assert!(admit(&named, Some(&met), &older, OTHER_KEY).is_err(), "a disk restored from a copy");
+}
+
+#[test]
+fn a_box_of_another_site_or_release_is_told_what_differs() {
+    let addresses = GatewayAddresses { peer: "box:7081".into(), ..GatewayAddresses::default() };
+    let question = join_question("plant-7".into(), JoinToken([7; 32]), Incarnation(7), addresses);
+    let me = Hello {
+        oldest: 2,
+        newest: 3,
+        site: "plant-7".into(),
+        membership: [0; 32],
+        gateway: GatewayId(1),
+        incarnation: Incarnation(1),
+        start: 1,
+        run: 1,
+    };
+    let asked = JoinQuestion { site: "plant-7".into(), oldest: 2, newest: 2, ..question.clone() };
+    assert_eq!(check_join(&me, &asked), Ok(()));
+    let said = check_join(&me, &JoinQuestion { site: "plant-8".into(), ..asked.clone() }).unwrap_err().0;
+    assert!(said.contains("plant-7") && said.contains("plant-8") && said.contains("site.seeds"), "{said}");
+    for (oldest, newest) in [(1, 1), (4, 5)] {
+        let said = check_join(&me, &JoinQuestion { oldest, newest, ..asked.clone() }).unwrap_err().0;
+        assert!(said.contains("protocols 2 to 3") && said.contains("release"), "{said}");
+    }
 }

@@ -389,7 +389,7 @@ pub struct ShardCore {
     known_up: Vec<GatewayId>,
     /// The learners that the directory names.
     learners: Vec<GatewayId>,
-    /// See [`ShardEvent::TransferRate`].
+    /// Bytes per second at which it fetches a snapshot and what that lists, if it is held to a rate.
     transfer_rate: Option<NonZeroU64>,
     limits: selvedge_paxos::Limits,
     /// The random number of this start, with which a damaged group asks the others; `None` if it is not damaged.
