@@ -204,6 +204,36 @@ fn every_box_of_a_site_is_replaced_and_nothing_is_lost() {
     check();
 }
 
+/// Two boxes and a witness serve, whichever of the three is down.
+#[test]
+fn two_boxes_and_a_witness_survive_the_loss_of_any_one() {
+    let plan = Plan::growing(2, 3);
+    let mut running: Vec<_> = (0..2).map(|i| Some(plan.started(i))).collect();
+    until("the directory has begun", || plan.json(0, "/v1/directory")["gateways"].is_array());
+    invite(&plan, 0, 2, &json!({ "witness": true }));
+    running.push(Some(plan.started(2)));
+    until("the witness votes everywhere", || {
+        let witness = record(&plan, 0, 3);
+        witness["role"] == "witness" && witness["replicas"] == 9 && is_settled(&plan, 0)
+    });
+
+    let stop = AtomicBool::new(false);
+    let published = std::thread::scope(|scope| {
+        let publishing = scope.spawn(|| publish_all(&plan, &[0, 1], &stop));
+        for down in 0..3 {
+            running[down] = None;
+            let other = usize::from(down == 0);
+            until("the two that are left serve", || plan.is_ready(other));
+            until("every shard has a leader", || plan.json(other, "/v1/gateways")["leaderless_shards"] == 0);
+            running[down] = Some(plan.started(down));
+            until("all three are ready", || (0..3).all(|i| plan.is_ready(i)));
+        }
+        stop.store(true, Ordering::Relaxed);
+        publishing.join().unwrap()
+    });
+    counted(&plan, &[0, 1], &published);
+}
+
 #[test]
 fn a_gateway_is_emptied_and_removed_and_a_dead_one_is_removed_and_nothing_is_lost() {
     let plan = Plan::new(5);

@@ -107,6 +107,8 @@ pub enum StewardEffect {
     Draining(Vec<GatewayId>),
     /// Ask every gateway that can be reached to describe itself: [`Steward::described`].
     Describe,
+    /// The site may use forms of this level, which this gateway's release does not understand: it must stop.
+    TooOld { level: u32 },
 }
 
 /// Something that was asked for, and is asked for again until it is seen to be done.
@@ -193,6 +195,10 @@ impl Steward {
 
     /// Takes a new copy of the directory.
     pub fn copied(&mut self, now_ms: u64, directory: Arc<Directory>) {
+        // Every gateway understands the level when it is chosen, so this is an older release on the same data.
+        if self.announcement.as_ref().is_some_and(|told| told.level < directory.level()) {
+            self.out.push(StewardEffect::TooOld { level: directory.level() });
+        }
         let set = |c: &ShardConfiguration| ReplicaSet { configuration: c.number, members: c.voters.clone() };
         let placed: BTreeMap<_, _> = directory.configurations().map(|(shard, c)| (shard, set(c))).collect();
         if placed != self.placed {

@@ -211,6 +211,7 @@ impl World {
                     }
                 }
                 StewardEffect::Submit(DirectoryItem::Command(_, command)) => drop(self.tell(command)),
+                StewardEffect::TooOld { level } => panic!("nobody raises the level to {level}"),
                 StewardEffect::Describe => {
                     let all: Vec<_> =
                         self.stewards.keys().copied().filter(|g| !self.away.contains(g)).collect();
@@ -440,4 +441,30 @@ fn replicas_stay_on_a_draining_gateway_until_its_devices_and_leaders_have_left()
         world.step();
         assert!(world.now_ms < began_ms + DRAIN_FIRST_MS, "at once, not after the longest wait");
     }
+}
+
+#[test]
+fn a_gateway_that_is_too_old_for_the_level_of_its_site_has_to_stop() {
+    let genesis = World::new(1, 3).genesis;
+    let told = |gateway: u16, level| Announcement {
+        gateway: GatewayId(gateway),
+        incarnation: u128::from(gateway),
+        key: GatewayKey([gateway as u8; 32]),
+        addresses: GatewayAddresses { peer: "box:7000".into(), ..GatewayAddresses::default() },
+        zone: None,
+        level,
+    };
+    let mut directory = Directory::genesis(&genesis).unwrap();
+    let mut tell = |slot, command: &DirectoryCommand| directory.apply(slot, ElapsedMs(slot), None, command);
+    for gateway in 1..=3 {
+        tell(u64::from(gateway), &DirectoryCommand::Announce(Box::new(told(gateway, 2))));
+    }
+    assert_eq!(tell(4, &DirectoryCommand::Upgrade { level: 2 }), DirectoryOutcome::Done);
+    let directory = Arc::new(directory);
+    let stops = |level| {
+        let mut steward = Steward::new(GatewayId(1), genesis.clone(), Some(told(1, level)));
+        steward.copied(1_000, directory.clone());
+        steward.take().contains(&StewardEffect::TooOld { level: 2 })
+    };
+    assert_eq!([1, 2, 3].map(stops), [true, false, false]);
 }

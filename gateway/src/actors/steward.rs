@@ -8,6 +8,7 @@ use crate::actors::messages::host::{DropReplica, HoldReplica};
 use crate::actors::messages::shard::ShardEvents;
 use crate::actors::messages::steward::{DirectoryIs, ReplicaDropped, ReplicaIs};
 use crate::actors::messages::switch::{AskTable, GetPeers};
+use crate::actors::process::end_process;
 use crate::actors::pulse;
 use crate::actors::replicas::Replicas;
 use crate::actors::room::SiteRoom;
@@ -106,6 +107,9 @@ impl StewardActor {
                 }
                 StewardEffect::Draining(draining) => self.ways.room.drain(draining),
                 StewardEffect::Describe => self.ask_all(ctx),
+                StewardEffect::TooOld { level } => end_process(&format!(
+                    "the site is at level {level}, which this release does not understand: run the release that the other gateways run"
+                )),
             }
         }
     }

@@ -50,8 +50,8 @@
 //! - Invariant: no move leaves a group without a majority of voters that were not removed.
 //! - Invariant: at most one replica of a group moves at a time, and at most [`MAX_MOVES_ENTRIES`] in the whole site.
 //! - Invariant: the level never decreases, and every gateway that is not gone understands it.
-//! - Invariant: unless forced, a removal leaves every group in which the gateway votes a majority, and a full gateway
-//!   whose replica is not reported as unsound.
+//! - Invariant: unless forced, a removal leaves every group in which the gateway votes a majority of voters, and among
+//!   these a full gateway, whose replicas are not reported as unsound.
 //! - Invariant: a refused command changes nothing, except that its request is remembered.
 //!
 //! # Limits

@@ -150,6 +150,13 @@ pub enum DirectoryRefusal {
     Rate(u64),
     #[error("this idempotency key was used for another request: draw a new key for each request")]
     KeyReused,
+    #[error(
+        "without gateway {gateway}, only {left} of {voters} voters of {} can be reached and have everything, which is not a majority: \
+         bring the others back or remove those that are dead for good first; or force the removal, and lose the group if they don't \
+         come back",
+        Group(*shard)
+    )]
+    NoSoundMajority { gateway: GatewayId, shard: ShardId, left: u8, voters: u8 },
 }
 
 fn list(gateways: &[GatewayId]) -> String {

@@ -178,6 +178,7 @@ impl Live {
                     self.look_at_room(now);
                 }
                 StewardEffect::Describe => self.ask_all(now, out),
+                StewardEffect::TooOld { level } => unreachable!("nobody raises the level to {level}"),
             }
         }
         some
