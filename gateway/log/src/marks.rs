@@ -280,7 +280,7 @@ mod tests {
         written.give_up(2, 7).unwrap();
         let bytes = disk.bytes(MARKS_NAME).unwrap();
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
-        assert_eq!(hex(&bytes[..16]), "53656c76674d726b0100000003c7a3c0");
+        assert_eq!(hex(&bytes[..16]), "53656c76674d726b01000000be829acf");
         assert_eq!(
             hex(&bytes[64..]),
             "01000300".to_string() + "02000107000000" + "02010006050403" + "ffff0000000000"
@@ -298,14 +298,14 @@ mod tests {
         assert_eq!(written.get(1), Some(ReplicaMark::Held { silent_until: 0 }));
         written.give_up(1, 5).unwrap();
         written.hold(3, 4).unwrap();
-        let read = marks(&disk.crash(crate::Crash::Lost)).unwrap();
+        let mut read = marks(&disk.crash(crate::Crash::Lost)).unwrap();
         assert_eq!(read.held().collect::<Vec<_>>(), [2, 3]);
         assert_eq!(read.given_up().collect::<Vec<_>>(), [(1, 5)]);
         assert!(read.is_complete());
-        written.hold(1, 4).unwrap();
-        assert_eq!(written.get(1), Some(ReplicaMark::Held { silent_until: 5 }), "an order from an old copy");
-        written.give_up(1, 1).unwrap();
-        assert_eq!(written.get(1), Some(ReplicaMark::GivenUp { through: 5 }));
+        read.hold(1, 4).unwrap();
+        assert_eq!(read.get(1), Some(ReplicaMark::Held { silent_until: 5 }), "an order from an old copy");
+        read.give_up(1, 1).unwrap();
+        assert_eq!(read.get(1), Some(ReplicaMark::GivenUp { through: 5 }));
     }
 
     #[test]

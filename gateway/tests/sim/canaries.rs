@@ -18,8 +18,17 @@ fn plan(canary: Canary, seed: u64) -> Plan {
     if canary == Canary::TransferReplaced { plan.heavy() } else { plan }
 }
 
-fn hunt(canary: Canary) -> Option<(u64, String)> {
-    for seed in 0..MAX_SEEDS {
+/// Where mistakes that few seeds show were found last, so that a hunt need not take all that come before. A change of the
+/// simulation may move them; then the hunt takes all seeds.
+const FOUND_LAST: [(Canary, u64); 4] = [
+    (Canary::PrepareBeforeDurable, 37),
+    (Canary::ExpiryByWall, 302),
+    (Canary::LostByMajority, 50),
+    (Canary::FewPacketIds, 454),
+];
+
+fn hunt(canary: Canary, seeds: impl IntoIterator<Item = u64>) -> Option<(u64, String)> {
+    for seed in seeds {
         let plan = plan(canary, seed);
         canary::make(Some(canary));
         let result = attempt(&plan, false);
@@ -39,7 +48,8 @@ pub fn all() -> impl Iterator<Item = Canary> {
 /// Hunts a quarter of the canaries, so that the quarters run in parallel.
 fn find(quarter: usize) {
     for canary in all().skip(quarter).step_by(4) {
-        let found = hunt(canary);
+        let last = FOUND_LAST.iter().filter(|(of, _)| *of == canary).map(|(_, seed)| *seed);
+        let found = hunt(canary, last.chain(0..MAX_SEEDS));
         assert!(found.is_some(), "{canary:?} is not found in {MAX_SEEDS} seeds");
     }
 }
@@ -72,7 +82,7 @@ fn census() {
     let wanted = std::env::var("SELVEDGE_CANARY").unwrap_or_default();
     let named = |canary: &Canary| format!("{canary:?}").contains(&wanted);
     for canary in all().filter(named) {
-        match hunt(canary) {
+        match hunt(canary, 0..MAX_SEEDS) {
             Some((seed, why)) => {
                 let why: String =
                     why.lines().take(2).collect::<Vec<_>>().join(" ").chars().take(160).collect();

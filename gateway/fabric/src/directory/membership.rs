@@ -319,7 +319,8 @@ impl State {
             }
             // A voter that is away or behind may never come back: without it, the group could not even replace the one
             // that is removed.
-            let is_sound = |g: &&GatewayId| !unsound.contains(&UnsoundReplica { shard: *shard, gateway: **g });
+            let is_sound =
+                |g: &&GatewayId| !unsound.contains(&UnsoundReplica { shard: *shard, gateway: **g });
             let sound = left.iter().filter(is_sound).count();
             if sound < majority(voters.len()) {
                 let (left, voters) = (sound as u8, voters.len() as u8); // at most MAX_REPLICAS
