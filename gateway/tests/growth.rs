@@ -220,12 +220,12 @@ fn two_boxes_and_a_witness_survive_the_loss_of_any_one() {
     let stop = AtomicBool::new(false);
     let published = std::thread::scope(|scope| {
         let publishing = scope.spawn(|| publish_all(&plan, &[0, 1], &stop));
-        for down in 0..3 {
-            running[down] = None;
+        for (down, gateway) in running.iter_mut().enumerate() {
+            *gateway = None;
             let other = usize::from(down == 0);
             until("the two that are left serve", || plan.is_ready(other));
             until("every shard has a leader", || plan.json(other, "/v1/gateways")["leaderless_shards"] == 0);
-            running[down] = Some(plan.started(down));
+            *gateway = Some(plan.started(down));
             until("all three are ready", || (0..3).all(|i| plan.is_ready(i)));
         }
         stop.store(true, Ordering::Relaxed);
