@@ -14,6 +14,7 @@ use selvedge_fabric::directory::{
 use selvedge_fabric::link::{Incarnation, JOIN_WAIT_MS, JoinAnswer, JoinToken, KnownPeer};
 use selvedge_types::ids::GatewayId;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Has the directory decide on new boxes.
 pub struct AdmissionActor {
@@ -27,6 +28,10 @@ pub struct AdmissionActor {
 pub fn token_of(text: &str) -> Option<JoinToken> {
     bytes(text).map(JoinToken)
 }
+
+/// How often, and at what intervals, it is looked whether the own copy of the directory shows a gateway that was admitted.
+const MAX_LOOKS: usize = 20;
+const LOOK_MS: u64 = 50;
 
 /// What the directory keeps of a token.
 pub fn token_hash(JoinToken(token): &JoinToken) -> TokenHash {
@@ -79,9 +84,21 @@ impl Handler<AskToJoin> for AdmissionActor {
                     );
                 }
             };
-            // A copy that lags has the gateways that were there a moment ago, which is enough to begin with.
-            let peers = copy.get().as_deref().map(peers).unwrap_or_default();
-            let peers = peers.into_iter().filter(|(id, _)| *id != gateway).collect();
+            // The new gateway refuses whom it does not know, so it must be told of all that were there when it was admitted.
+            let mut known = None;
+            for _ in 0..MAX_LOOKS {
+                known = copy.get().filter(|directory| directory.gateway(gateway).is_some());
+                if known.is_some() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(LOOK_MS)).await;
+            }
+            let Some(directory) = known else {
+                return JoinDecision::Later(
+                    "it is admitted, but this gateway's copy of the directory does not show it yet".into(),
+                );
+            };
+            let peers = peers(&directory).into_iter().filter(|(id, _)| *id != gateway).collect();
             tracing::info!(%gateway, "a new gateway was admitted to this site");
             JoinDecision::Admitted(Box::new(JoinAnswer { gateway, genesis, peers }))
         })
