@@ -74,7 +74,7 @@ impl Watch {
                 let left = record["replicas"].as_f64().unwrap_or(0.0) - under_way;
                 self.going(now_ms, answer, &format!("gateway {gateway} drains"), left)
             }
-            Goal::Balanced if is_settled(answer) => {
+            Goal::Balanced if is_settled(answer) && !items(&answer["gateways"]).iter().any(joins) => {
                 Look::Ended("all replicas are where they should be".to_string())
             }
             Goal::Balanced => {
@@ -112,6 +112,11 @@ impl Watch {
         };
         Look::Going { far, estimate }
     }
+}
+
+/// Whether a gateway was admitted and takes no replicas yet.
+fn joins(gateway: &Value) -> bool {
+    gateway["state"] == "joining"
 }
 
 /// How many replicas of a group have yet to move.
@@ -267,5 +272,14 @@ mod tests {
         answer["misplaced"].as_array_mut().unwrap().push(third);
         let said = going(watch.look(5_000, &answer));
         assert_eq!(said, "rebalancing: 5 of 5 replicas have yet to move, 1 moving now", "4.5, rounded");
+    }
+
+    #[test]
+    fn a_gateway_that_joins_is_waited_for() {
+        let mut watch = Watch::new(Goal::Balanced);
+        let state =
+            |state| json!({"gateways": [{"gateway": 4, "state": state}], "misplaced_count": 0, "moves": []});
+        going(watch.look(0, &state("joining")));
+        assert!(matches!(watch.look(1_000, &state("active")), Look::Ended(_)));
     }
 }

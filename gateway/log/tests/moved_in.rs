@@ -209,7 +209,11 @@ fn a_replica_that_a_first_start_asks_for_is_new_and_not_damaged() {
     let Some(CommitRequest { records, .. }) = effects.persist else { panic!("it writes nothing") };
     assert_eq!(records.iter().map(|record| record.kind).collect::<Vec<_>>(), [KIND_LEARNS]);
     drop(opened);
-    assert_eq!(role(&start()), ReplicaRole::Retired, "nothing of it is on disk yet");
+    assert_eq!(
+        role(&start()),
+        ReplicaRole::Damaged,
+        "its mark is on disk and no record of it: it may have lost them"
+    );
     write(&mut keeper(start()), records);
     assert_eq!(role(&start()), ReplicaRole::Retired);
 

@@ -72,7 +72,7 @@ pub enum LinkError {
     /// The other end hung up before it proved that it knows the site secret. A peer does so when we do not know its
     /// secret.
     #[error(
-        "the other end hung up during the handshake; check that both gateways have the same site secret and the same release"
+        "the other end hung up during the handshake; check that both gateways have the same site secret, site name and release"
     )]
     HungUp,
     /// The other end does not know the site secret, or is no gateway.
