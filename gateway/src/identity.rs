@@ -515,7 +515,7 @@ pub(crate) fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
     (text.len() == 2 * N).then_some(all)
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 

@@ -56,10 +56,10 @@
 
 use crate::configuration::{Configuration, MAX_LEARNER_LAG_SLOTS, Stop};
 use crate::directory::{
-    Announcement, DIRECTORY_GROUP, Directory, DirectoryCommand, DirectoryItem, DirectoryStep, GatewayRecord,
-    GatewayRole, GatewayState, Genesis, Seen, SeenGateway, SeenLearner, ShardConfiguration, in_order, plan,
+    Announcement, DIRECTORY_GROUP, Directory, DirectoryCommand, DirectoryItem, DirectoryStep, GatewayRole,
+    GatewayState, Genesis, Seen, SeenGateway, SeenLearner, ShardConfiguration, in_order, plan,
 };
-use crate::link::{Incarnation, KnownPeer};
+use crate::link::KnownPeer;
 use crate::ring::ReplicaSet;
 use crate::site_state::{GatewayDescription, ReplicaRole, TransferProgress};
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -205,13 +205,8 @@ impl Steward {
             self.placed.clone_from(&placed);
             self.out.push(StewardEffect::Placed(placed));
         }
-        let known = |g: &GatewayRecord| KnownPeer {
-            address: g.addresses.peer.clone(),
-            key: g.key,
-            incarnation: g.incarnation.map(Incarnation),
-        };
         let peers = directory.gateways().filter(|(id, _)| *id != self.me);
-        let peers: BTreeMap<_, _> = peers.map(|(id, g)| (id, known(g))).collect();
+        let peers: BTreeMap<_, _> = peers.map(|(id, g)| (id, KnownPeer::of(g))).collect();
         if peers != self.peers {
             self.peers.clone_from(&peers);
             self.out.push(StewardEffect::Peers(peers));

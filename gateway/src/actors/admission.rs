@@ -8,11 +8,8 @@ use crate::actors::ways::Ways;
 use crate::identity::bytes;
 use actix::{Actor, Context, Handler, ResponseFuture};
 use ring::digest::{SHA256, digest};
-use selvedge_fabric::directory::{
-    Directory, DirectoryCommand, DirectoryOutcome, GatewayRecord, Genesis, JoinRequest, TokenHash,
-};
-use selvedge_fabric::link::{Incarnation, JOIN_WAIT_MS, JoinAnswer, JoinToken, KnownPeer};
-use selvedge_types::ids::GatewayId;
+use selvedge_fabric::directory::{DirectoryCommand, DirectoryOutcome, Genesis, JoinRequest, TokenHash};
+use selvedge_fabric::link::{JOIN_WAIT_MS, JoinAnswer, JoinToken, KnownPeer};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,16 +35,6 @@ pub fn token_hash(JoinToken(token): &JoinToken) -> TokenHash {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest(&SHA256, token).as_ref());
     TokenHash(hash)
-}
-
-/// The gateways that a site has, as a gateway that links to them needs to know them.
-fn peers(directory: &Directory) -> Vec<(GatewayId, KnownPeer)> {
-    let known = |g: &GatewayRecord| KnownPeer {
-        address: g.addresses.peer.clone(),
-        key: g.key,
-        incarnation: g.incarnation.map(Incarnation),
-    };
-    directory.gateways().map(|(id, record)| (id, known(record))).collect()
 }
 
 impl Actor for AdmissionActor {
@@ -98,7 +85,8 @@ impl Handler<AskToJoin> for AdmissionActor {
                     "it is admitted, but this gateway's copy of the directory does not show it yet".into(),
                 );
             };
-            let peers = peers(&directory).into_iter().filter(|(id, _)| *id != gateway).collect();
+            let others = directory.gateways().filter(|(id, _)| *id != gateway);
+            let peers = others.map(|(id, record)| (id, KnownPeer::of(record))).collect();
             tracing::info!(%gateway, "a new gateway was admitted to this site");
             JoinDecision::Admitted(Box::new(JoinAnswer { gateway, genesis, peers }))
         })

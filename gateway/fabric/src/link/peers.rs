@@ -4,7 +4,7 @@
 //! come back; it is remembered, so that it learns why it is refused.
 
 use super::incarnation::Incarnation;
-use crate::directory::GatewayKey;
+use crate::directory::{GatewayKey, GatewayRecord};
 use crate::ring::MAX_GATEWAYS;
 use bincode::{Decode, Encode};
 use selvedge_types::ids::GatewayId;
@@ -29,6 +29,12 @@ impl KnownPeer {
     /// A peer of which only the address is known.
     pub fn at(address: String) -> Self {
         Self { address, key: None, incarnation: None }
+    }
+
+    /// A peer as the directory has it.
+    pub fn of(record: &GatewayRecord) -> Self {
+        let incarnation = record.incarnation.map(Incarnation);
+        Self { address: record.addresses.peer.clone(), key: record.key, incarnation }
     }
 
     /// Whether the directory names no other key for it.

@@ -10,6 +10,7 @@ use super::{Api, Given, directory, site};
 use crate::actors::admission::{token_hash, token_of};
 use crate::actors::directory_orders::{self, OrderEnd};
 use crate::actors::orders::ORDER_WAIT_MS;
+use crate::identity::hex;
 use actix_web::{HttpRequest, HttpResponse, web};
 use ring::digest::{SHA256, digest};
 use selvedge_fabric::configuration::MAX_LEARNER_LAG_SLOTS;
@@ -83,7 +84,7 @@ pub async fn invite(
     let command = DirectoryCommand::Invite { token: token_hash(&token), lasts_ms, admits };
     // What is said is logged, so the token comes into it last.
     let (_, mut said) = chosen(&api, key, command, said).await?;
-    said["token"] = token.0.iter().map(|b| format!("{b:02x}")).collect::<String>().into();
+    said["token"] = hex(&token.0).into();
     let peers = directory::copy(&api)?;
     said["seeds"] = peers.gateways().map(|(_, g)| g.addresses.peer.clone()).collect();
     Ok(HttpResponse::Ok().json(said))
