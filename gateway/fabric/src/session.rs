@@ -35,31 +35,31 @@
 //! Invariant: publishes to one topic are routed in the order in which the client sent them.
 //! Limits: QoS 0 publishes beyond [`MAX_QOS0_PENDING`] unapplied ones are dropped and counted.
 
-use super::decode::{Decoded, Decoder, Few, Rebirth, Skipped, name_skipped};
-use super::forward::{Forwardable, NamedReading, SettledItem, ShardReadings, Ticket};
+mod filters;
+mod names;
+mod pending;
+mod publish;
+
+use super::decode::{Decoder, Rebirth, Skipped};
+use super::forward::{Forwardable, SettledItem, Ticket};
 use super::machine::{
     ConnectItem, ConnectOutcome, DisconnectItem, DueWill, Item, ItemOutcome, MAX_CLIENT_BYTES,
-    MAX_FILTER_BYTES, MAX_PAYLOAD_BYTES, MAX_WILL_BYTES, Origin, Quarantined, Reading, SessionWill, Source,
-    publish_hash,
+    MAX_WILL_BYTES, Origin, SessionWill,
 };
 pub use super::not_counted::{MAX_WHY_BYTES, reading_hash};
-use super::not_counted::{NotCounted, Sent};
 use super::ring::Ring;
-use bytes::Bytes;
+use filters::Asked;
+pub(crate) use names::{Meaning, RecentNames};
+use pending::{HeldList, PendingList};
+pub(crate) use publish::quarantined;
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::ShardId;
 use selvedge_types::mqtt::{
-    Accept, Ack, AckCode, Answer, CloseReason, Closed, Connect, Inbound, Oversize, Publish, QoS, Refusal,
-    Subscription, Version,
+    Accept, Answer, CloseReason, Closed, Connect, Inbound, Publish, QoS, Refusal, Subscription, Version,
 };
 use selvedge_types::time::EpochMs;
 use selvedge_types::topic::Filter;
-use selvedge_types::uplink::StreamName;
-use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::num::NonZeroU16;
-use std::sync::Arc;
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How many unapplied QoS 0 publishes of one connection are kept; further ones are dropped.
 pub const MAX_QOS0_PENDING: usize = 1_024;
@@ -67,12 +67,6 @@ pub const MAX_QOS0_PENDING: usize = 1_024;
 pub const MAX_PUBLISH_BYTES: usize = 100 * 1024;
 /// A CONNECT that no quorum has confirmed in this time is refused.
 pub const CONNECT_WAIT_MS: u64 = 5_000;
-
-/// How many streams' names a connection caches at first, and at most once it has shown that it carries more.
-const RECENT_NAMES_ENTRIES: (usize, usize) = (8, 256);
-
-/// How many filters go to the shard of the client id in one item.
-const FILTERS_ITEM_ENTRIES: usize = 64;
 
 /// The session itself, not the connection, numbers the tokens at and above this one.
 const OWN: u64 = 1 << 63;
@@ -155,33 +149,6 @@ enum Phase {
     Over,
 }
 
-#[derive(Debug)]
-struct Pending {
-    publish: Option<Publish>,
-    /// When it was decoded: relative times in it count from here.
-    at: EpochMs,
-    /// How many parts are not settled.
-    open: usize,
-    receipt: Option<(ShardId, u64)>,
-    /// Whether at least one of its readings is in the windows.
-    kept: bool,
-    sent: Sent,
-    /// None as long as all of it counts.
-    not: Option<Box<NotCounted>>,
-    /// The publish now waits to be in the quarantine or, if it was there and is counted now, to have left it.
-    quarantining: bool,
-}
-
-impl Pending {
-    fn of(publish: Option<Publish>, at: EpochMs, open: usize, sent: Sent) -> Self {
-        Self { publish, at, open, receipt: None, kept: false, sent, not: None, quarantining: false }
-    }
-
-    fn cost_bytes(&self) -> usize {
-        self.publish.as_ref().map_or(0, Publish::cost_bytes)
-    }
-}
-
 /// The session of one connection, from CONNECT until nothing is awaited for it any more.
 #[derive(Debug)]
 pub struct Session {
@@ -225,17 +192,6 @@ pub struct Session {
 struct Leave {
     with_will: bool,
     expiry_s: Option<u32>,
-}
-
-/// A SUBSCRIBE or an UNSUBSCRIBE of a durable session.
-#[derive(Debug, Default)]
-struct Asked {
-    subscriptions: Vec<Subscription>,
-    filters: Vec<Filter>,
-    /// Items that are not settled: the indices of the subscriptions in each.
-    items: VecDeque<Vec<usize>>,
-    /// Indices of the subscriptions that a bound refuses.
-    refused: Vec<usize>,
 }
 
 impl Session {
@@ -423,7 +379,7 @@ impl Session {
             self.client = format!("auto-{}-{}-{}", site.origin.gateway.0, site.origin.start, self.connection);
         }
         let fits = !self.assigned && self.client.len() <= MAX_CLIENT_BYTES;
-        self.names.maker = if fits { self.client.as_str().into() } else { "".into() };
+        self.names = RecentNames::of(if fits { &self.client } else { "" });
         self.will = connect.will.as_ref().map(|w| {
             let (topic, payload) = (w.topic.to_string(), w.payload.to_vec());
             Box::new(SessionWill { topic, payload, qos: w.qos.into(), delay_s: w.delay_s })
@@ -507,250 +463,6 @@ impl Session {
         out.answers.push(Answer::Accept(Box::new(accept)));
     }
 
-    fn publish(&mut self, site: SessionContext<'_>, publish: Publish, out: &mut SessionEffects) {
-        let token = publish.token;
-        if publish.qos == QoS::AtMostOnce && self.qos0 >= MAX_QOS0_PENDING {
-            out.dropped += 1;
-            return;
-        }
-        let (parts, not, skipped) = match self.names.decode(site, &publish, out) {
-            Meaning::Unmapped => return self.unmapped(site, publish, out),
-            Meaning::Parts { parts, not, skipped } => (parts, not, skipped),
-        };
-        if parts.is_empty() {
-            out.skipped.extend(skipped);
-            self.qos0 += usize::from(publish.qos == QoS::AtMostOnce);
-            self.pending
-                .push(token, Pending { not, ..Pending::of(Some(publish), site.now, 0, Sent::Nothing) });
-            return self.concluded(site, token, out);
-        }
-        let packet_id = publish.packet_id.filter(|_| self.persistent());
-        let source = packet_id.map(|packet_id| self.source_of(&publish, packet_id));
-        if source.is_some() && publish.qos == QoS::ExactlyOnce {
-            let fresh: Vec<u16> =
-                parts.iter().map(|(s, _)| s.0).filter(|s| !self.touched.contains(s)).collect();
-            if canary::makes(Canary::TouchedUnnoted) {
-                self.touched.extend(fresh);
-            } else if !fresh.is_empty() {
-                for shard in fresh {
-                    self.touched.insert(shard);
-                    self.touching += 1;
-                    let (client, epoch) = (self.client.clone(), self.epoch);
-                    self.submit(site, TOUCH, Item::Touch { client, epoch, shard }, out);
-                }
-                self.held.push_front(Inbound::Publish(publish));
-                return;
-            }
-        }
-        let qos0 = publish.qos == QoS::AtMostOnce;
-        self.qos0 += usize::from(qos0);
-        let open = parts.len();
-        out.skipped.extend(skipped);
-        let sent = Sent::of(&parts);
-        self.pending.push(token, Pending { not, ..Pending::of(Some(publish), site.now, open, sent) });
-        let ticket = Ticket { connection: self.connection, token };
-        out.submit
-            .extend(parts.into_iter().map(|(shard, part)| (shard, ticket, part.with_source(source.clone()))));
-    }
-
-    /// Identifies a publish, so that a resend is recognised.
-    fn source_of(&self, publish: &Publish, packet_id: NonZeroU16) -> Source {
-        Source {
-            client: self.client.clone(),
-            instance: self.instance,
-            epoch: self.epoch,
-            packet_id: packet_id.get(),
-            qos: u8::from(publish.qos),
-            dup: publish.dup,
-            hash: publish_hash(&publish.topic, &publish.payload),
-        }
-    }
-
-    /// Handles a publish that is larger than a bound. It is answered and set aside, but not routed, because its
-    /// payload was discarded.
-    fn oversize(&mut self, site: SessionContext<'_>, oversize: Oversize, out: &mut SessionEffects) {
-        let Oversize { token, topic, payload_bytes, qos, dup, packet_id, why } = oversize;
-        let not = NotCounted::discarded(&why.to_string(), payload_bytes);
-        self.qos0 += usize::from(qos == QoS::AtMostOnce);
-        let publish = Publish { token, topic, payload: Bytes::new(), qos, dup, retain: false, packet_id };
-        let pending = Pending::of(Some(publish), site.now, 0, Sent::Nothing);
-        self.pending.push(token, Pending { not: Some(not), ..pending });
-        self.concluded(site, token, out);
-    }
-
-    fn release(&mut self, token: u64, packet_id: u16, out: &mut SessionEffects) {
-        if !self.persistent() || self.touched.is_empty() {
-            out.answers.push(Answer::Ack(Ack::kept(token)));
-            return;
-        }
-        let told = if canary::makes(Canary::ReleasedInPart) { 1 } else { self.touched.len() };
-        let connection = self.connection;
-        self.pending.push(token, Pending::of(None, EpochMs(0), told, Sent::Nothing));
-        for shard in self.touched.iter().take(told) {
-            let source = Source {
-                client: self.client.clone(),
-                instance: self.instance,
-                epoch: self.epoch,
-                packet_id,
-                qos: 2,
-                dup: false,
-                hash: 0,
-            };
-            let item = Forwardable::Item(Item::Release(source));
-            out.submit.push((ShardId(*shard), Ticket { connection, token }, item));
-        }
-    }
-
-    /// Handles a publish whose topic maps to no stream: it is answered and routed, and touches no shard.
-    fn unmapped(&mut self, site: SessionContext<'_>, publish: Publish, out: &mut SessionEffects) {
-        let listened = (site.listens)(&publish.topic);
-        if publish.qos != QoS::AtMostOnce {
-            out.acked += 1;
-            let code = if listened { AckCode::Kept } else { AckCode::NoSubscribers };
-            out.answers.push(Answer::Ack(Ack { code, ..Ack::kept(publish.token) }));
-        }
-        if !listened {
-            out.unmapped.push((publish.topic.to_string(), publish.payload.len()));
-        }
-        out.route.push(publish);
-    }
-
-    fn part_settled(
-        &mut self,
-        site: SessionContext<'_>,
-        token: u64,
-        settled: SettledItem,
-        out: &mut SessionEffects,
-    ) {
-        let Some(pending) = self.pending.get_mut(token) else { return };
-        pending.open = pending.open.saturating_sub(1);
-        match settled.outcome {
-            ItemOutcome::Judged(judged) => {
-                out.fates.counted += u64::from(judged.counted);
-                out.fates.recognised += u64::from(judged.recognised);
-                out.fates.set_aside += judged.set_aside.len() as u64;
-                pending.kept |= judged.is_kept();
-                if judged.is_kept() && settled.slot > 0 {
-                    pending.receipt = Some((settled.shard, settled.slot));
-                }
-                if !judged.set_aside.is_empty() {
-                    let not = pending.not.get_or_insert_default();
-                    not.set_aside(settled.shard, &pending.sent, &judged.set_aside);
-                    self.names.forget();
-                }
-            }
-            // The publish is not even in the quarantine: the client gets no answer, and sends it again.
-            ItemOutcome::Refused(_) if pending.quarantining => {
-                out.close = Some(CloseReason::Busy);
-                self.pending.remove(token);
-                return self.route_late(out);
-            }
-            ItemOutcome::Refused(why) => {
-                pending.not.get_or_insert_default().refused(settled.shard, &why);
-                self.names.forget();
-            }
-            ItemOutcome::Duplicate => {
-                pending.kept = true;
-                pending.not.get_or_insert_default().recognised(settled.shard);
-            }
-            _ => pending.kept = true,
-        }
-        if pending.open > 0 && !canary::makes(Canary::AcknowledgedInPart) {
-            return;
-        }
-        let resent = pending.publish.as_ref().is_some_and(|publish| publish.dup);
-        if pending.not.is_some() || resent {
-            return self.concluded(site, token, out);
-        }
-        if let Some(done) = self.pending.remove(token) {
-            self.answer(site, token, done, out);
-        }
-    }
-
-    /// Concludes a publish whose parts are all settled, and that is not fully counted, or is a resend.
-    fn concluded(&mut self, site: SessionContext<'_>, token: u64, out: &mut SessionEffects) {
-        let resend = self.resend_counted(token);
-        let Some(pending) = self.pending.get_mut(token) else { return };
-        if let Some(source) = resend {
-            (pending.quarantining, pending.open) = (true, 1);
-            return self.submit(site, token, Item::ResendCounted(source), out);
-        }
-        if let (Some(publish), Some(not)) = (&pending.publish, &pending.not)
-            && not.is_lasting()
-            && !pending.quarantining
-        {
-            let item = quarantined((&self.client, self.epoch), pending.at, publish, not, &pending.sent);
-            pending.quarantining = true;
-            if self.v5 || publish.qos == QoS::AtMostOnce || canary::makes(Canary::AcknowledgedUnquarantined) {
-                self.submit(site, IGNORED, item, out);
-            } else {
-                pending.open = 1;
-                return self.submit(site, token, item, out);
-            }
-        }
-        if let Some(done) = self.pending.remove(token) {
-            self.answer(site, token, done, out);
-        }
-    }
-
-    /// A resend that was judged only now and counted in full: the first time it may have gone into the quarantine.
-    fn resend_counted(&self, token: u64) -> Option<Source> {
-        let pending = self.pending.get(token)?;
-        let publish = pending.publish.as_ref().filter(|publish| publish.dup && self.persistent())?;
-        let all_counted = |not: &NotCounted| !not.is_lasting() && !not.is_recognised();
-        let counted = pending.kept && pending.not.as_deref().is_none_or(all_counted);
-        let packet_id = publish.packet_id.filter(|_| counted && !pending.quarantining)?;
-        Some(self.source_of(publish, packet_id))
-    }
-
-    fn answer(&mut self, site: SessionContext<'_>, token: u64, done: Pending, out: &mut SessionEffects) {
-        let Some(publish) = done.publish else {
-            out.answers.push(Answer::Ack(Ack::kept(token)));
-            return;
-        };
-        let is_whole = done.not.as_ref().is_none_or(|not| not.discarded_bytes().is_none());
-        if publish.qos == QoS::AtMostOnce {
-            self.qos0 -= 1;
-        } else if let Some(not) = done.not.as_ref().filter(|not| self.v5 && not.is_lasting() && !done.kept) {
-            out.refused += 1;
-            out.answers.push(Answer::Ack(Ack::refused(token, not.code(), not.why())));
-        } else {
-            let mut ack = Ack::kept(token);
-            if let Some((shard, slot)) = done.receipt.filter(|_| self.v5) {
-                ack = ack.with_receipt(format!("{shard}/{slot}"));
-            }
-            if let Some(not) = done.not.filter(|not| self.v5 && !not.is_silent()) {
-                ack = ack.saying(not.why());
-            }
-            out.acked += 1;
-            out.answers.push(Answer::Ack(ack));
-        }
-        if is_whole {
-            self.route(site, token, publish, out);
-        }
-        self.route_late(out);
-    }
-
-    /// Routes a settled publish, unless an earlier one to its topic is not settled.
-    fn route(&mut self, site: SessionContext<'_>, token: u64, publish: Publish, out: &mut SessionEffects) {
-        // Without subscribers the order doesn't matter, and is not looked up.
-        let matters = self.pending.has_before(token) && (site.listens)(&publish.topic);
-        match matters && self.pending.is_behind(token, &publish.topic) {
-            true => {
-                let at = self.late.partition_point(|(earlier, _)| *earlier < token);
-                self.late.insert(at, (token, publish));
-            }
-            false => out.route.push(publish),
-        }
-    }
-
-    /// Routes publishes that waited for one that is no longer awaited.
-    fn route_late(&mut self, out: &mut SessionEffects) {
-        let pending = &self.pending;
-        let ready = self.late.extract_if(.., |(token, publish)| !pending.is_behind(*token, &publish.topic));
-        out.route.extend(ready.map(|(_, publish)| publish));
-    }
-
     fn closed(&mut self, site: SessionContext<'_>, closed: Closed, out: &mut SessionEffects) {
         let was_open = self.phase == Phase::Open;
         self.phase = Phase::Over;
@@ -778,359 +490,9 @@ impl Session {
         self.submit(site, LEAVE, Item::Disconnect(disconnect), out);
     }
 
-    /// Subscribes a durable session. Its subscriptions count, and SUBACK leaves, once the shard of the client id
-    /// has chosen them.
-    fn subscribe(
-        &mut self,
-        site: SessionContext<'_>,
-        token: u64,
-        list: Vec<Subscription>,
-        out: &mut SessionEffects,
-    ) {
-        if !self.persistent() {
-            out.subscribe.extend(list);
-            out.answers.push(Answer::Subscribed { token, refused: Vec::new() });
-            return;
-        }
-        let fits = |(_, s): &(usize, &Subscription)| s.filter.as_str().len() <= MAX_FILTER_BYTES;
-        let (fit, too_long): (Vec<_>, Vec<_>) = list.iter().enumerate().partition(fits);
-        let mut asked = Asked { refused: too_long.into_iter().map(|(i, _)| i).collect(), ..Asked::default() };
-        // One item is far smaller than a batch may be.
-        for chunk in fit.chunks(FILTERS_ITEM_ENTRIES) {
-            let add = chunk.iter().map(|(_, s)| (s.filter.as_str().to_string(), s.options())).collect();
-            asked.items.push_back(chunk.iter().map(|(i, _)| *i).collect());
-            self.submit_filters(site, token, add, Vec::new(), out);
-        }
-        asked.subscriptions = list;
-        self.ask(token, asked, out);
-    }
-
-    fn unsubscribe(
-        &mut self,
-        site: SessionContext<'_>,
-        token: u64,
-        filters: Vec<Filter>,
-        out: &mut SessionEffects,
-    ) {
-        if !self.persistent() {
-            out.unsubscribe.extend(filters);
-            out.answers.push(Answer::Unsubscribed { token });
-            return;
-        }
-        let mut asked = Asked::default();
-        // The shard holds no filter that is longer.
-        let fit: Vec<_> = filters.iter().filter(|f| f.as_str().len() <= MAX_FILTER_BYTES).collect();
-        for chunk in fit.chunks(FILTERS_ITEM_ENTRIES) {
-            let remove = chunk.iter().map(|f| f.as_str().to_string()).collect();
-            asked.items.push_back(Vec::new());
-            self.submit_filters(site, token, Vec::new(), remove, out);
-        }
-        asked.filters = filters;
-        self.ask(token, asked, out);
-    }
-
-    fn submit_filters(
-        &self,
-        site: SessionContext<'_>,
-        token: u64,
-        add: Vec<(String, u8)>,
-        remove: Vec<String>,
-        out: &mut SessionEffects,
-    ) {
-        let (client, epoch) = (self.client.clone(), self.epoch);
-        self.submit(site, ASKED + token, Item::Subscriptions { client, epoch, add, remove }, out);
-    }
-
-    fn ask(&mut self, token: u64, asked: Asked, out: &mut SessionEffects) {
-        let nothing_to_wait_for = asked.items.is_empty();
-        self.asked.insert(token, asked);
-        if nothing_to_wait_for || canary::makes(Canary::SubackBeforeChosen) {
-            self.answer_asked(token, out);
-        }
-    }
-
-    /// Settles the next item of a SUBSCRIBE or UNSUBSCRIBE: items are settled in the order in which they were
-    /// submitted.
-    fn asked_settled(&mut self, token: u64, outcome: ItemOutcome, out: &mut SessionEffects) {
-        let Some(asked) = self.asked.get_mut(&token) else { return };
-        let item = asked.items.pop_front().unwrap_or_default();
-        match outcome {
-            ItemOutcome::Refused(_) => asked.refused.extend(item),
-            ItemOutcome::Subscribed { refused } => {
-                asked.refused.extend(refused.iter().filter_map(|i| item.get(usize::from(*i))));
-            }
-            _ => {}
-        }
-        if asked.items.is_empty() {
-            self.answer_asked(token, out);
-        }
-    }
-
-    fn answer_asked(&mut self, token: u64, out: &mut SessionEffects) {
-        let Some(asked) = self.asked.remove(&token).filter(|_| self.phase == Phase::Open) else { return };
-        out.answers.push(match asked.filters.is_empty() {
-            true => Answer::Subscribed { token, refused: asked.refused.clone() },
-            false => Answer::Unsubscribed { token },
-        });
-        let granted = asked.subscriptions.into_iter().enumerate().filter(|(i, _)| !asked.refused.contains(i));
-        out.subscribe.extend(granted.map(|(_, s)| s));
-        out.unsubscribe.extend(asked.filters);
-    }
-
     /// Submits an item to the shard of the client id.
     fn submit(&self, site: SessionContext<'_>, token: u64, item: Item, out: &mut SessionEffects) {
         let ticket = Ticket { connection: self.connection, token };
         out.submit.push((site.ring.shard_of(&self.client), ticket, Forwardable::Item(item)));
-    }
-}
-
-/// A publish for the quarantine, from a session at this epoch.
-pub(super) fn quarantined(
-    (client, epoch): (&str, u64),
-    at: EpochMs,
-    publish: &Publish,
-    not: &NotCounted,
-    sent: &Sent,
-) -> Item {
-    let (counted, recognised) = not.counted(sent);
-    let publish = Quarantined {
-        client: client.to_string(),
-        topic: publish.topic.to_string(),
-        payload: if publish.payload.len() > MAX_PAYLOAD_BYTES {
-            Vec::new()
-        } else {
-            publish.payload.to_vec()
-        },
-        payload_bytes: not.discarded_bytes().unwrap_or(publish.payload.len() as u64),
-        qos: u8::from(publish.qos),
-        packet_id: publish.packet_id.map_or(0, NonZeroU16::get),
-        dup: publish.dup,
-        at,
-        why: not.why(),
-        counted,
-        recognised,
-        far_behind: not.far_behind(),
-    };
-    Item::Quarantine { epoch, publish: Box::new(publish) }
-}
-
-/// Events that wait for a shard to be noted as touched.
-#[derive(Debug, Default)]
-struct HeldList {
-    list: VecDeque<Inbound>,
-    /// The bytes of the publishes among them.
-    bytes: usize,
-}
-
-impl HeldList {
-    fn cost_bytes(event: &Inbound) -> usize {
-        if let Inbound::Publish(publish) = event { publish.cost_bytes() } else { 0 }
-    }
-
-    fn push_back(&mut self, event: Inbound) {
-        self.bytes += Self::cost_bytes(&event);
-        self.list.push_back(event);
-    }
-
-    fn push_front(&mut self, event: Inbound) {
-        self.bytes += Self::cost_bytes(&event);
-        self.list.push_front(event);
-    }
-
-    fn pop_front(&mut self) -> Option<Inbound> {
-        let event = self.list.pop_front()?;
-        self.bytes -= Self::cost_bytes(&event);
-        Some(event)
-    }
-}
-
-/// Publishes and releases that wait for shards, by token. Tokens ascend, and most are settled in their order.
-#[derive(Debug, Default)]
-struct PendingList {
-    list: VecDeque<(u64, Option<Pending>)>,
-    /// The bytes of their publishes.
-    bytes: usize,
-}
-
-impl PendingList {
-    /// Appends an entry; `token` is greater than all before.
-    fn push(&mut self, token: u64, pending: Pending) {
-        debug_assert!(self.list.back().is_none_or(|(last, _)| *last < token));
-        self.bytes += pending.cost_bytes();
-        self.list.push_back((token, Some(pending)));
-    }
-
-    fn place(&self, token: u64) -> Option<usize> {
-        // Without QoS 0 in between, tokens follow each other and give the place directly.
-        let guess = token.checked_sub(self.list.front()?.0).and_then(|at| usize::try_from(at).ok());
-        let guess = guess.filter(|at| self.list.get(*at).is_some_and(|(at_guess, _)| *at_guess == token));
-        guess.or_else(|| self.list.binary_search_by_key(&token, |(token, _)| *token).ok())
-    }
-
-    fn entry(&mut self, token: u64) -> Option<&mut Option<Pending>> {
-        let at = self.place(token)?;
-        self.list.get_mut(at).map(|(_, pending)| pending)
-    }
-
-    fn get(&self, token: u64) -> Option<&Pending> {
-        self.list.get(self.place(token)?)?.1.as_ref()
-    }
-
-    fn get_mut(&mut self, token: u64) -> Option<&mut Pending> {
-        self.entry(token)?.as_mut()
-    }
-
-    fn remove(&mut self, token: u64) -> Option<Pending> {
-        let pending = self.entry(token)?.take();
-        self.bytes -= pending.as_ref().map_or(0, Pending::cost_bytes);
-        while self.list.pop_front_if(|(_, pending)| pending.is_none()).is_some() {}
-        pending
-    }
-
-    fn is_empty(&self) -> bool {
-        self.list.is_empty()
-    }
-
-    /// Whether anything is awaited that came before this token. Most entries are settled in their order: then there
-    /// is none.
-    fn has_before(&self, token: u64) -> bool {
-        self.list.front().is_some_and(|(first, _)| *first < token)
-    }
-
-    /// Whether a publish to this topic is awaited that came before this token.
-    fn is_behind(&self, token: u64, topic: &str) -> bool {
-        let mut earlier = self.list.iter().take_while(|(of, _)| *of < token);
-        let publishes = |(_, pending): &(u64, Option<Pending>)| {
-            let publish = pending.as_ref().and_then(|pending| pending.publish.as_ref());
-            publish.is_some_and(|publish| &*publish.topic == topic)
-        };
-        earlier.any(publishes) && !canary::makes(Canary::RoutedAsSettled)
-    }
-}
-
-/// The decoded content of a publish.
-pub(super) enum Meaning {
-    /// The topic maps to no stream.
-    Unmapped,
-    /// The topic maps to streams.
-    Parts {
-        /// The readings by shard; empty if the publish holds none.
-        parts: Few<(ShardId, ShardReadings)>,
-        /// The parts that are no readings, as far as the client should hear of them.
-        not: Option<Box<NotCounted>>,
-        /// The fields that are no readings.
-        skipped: Vec<Skipped<'static>>,
-    },
-}
-
-/// A cache of streams that a connection published recently: everything that waits for them shares their names. Each
-/// stream has one place, by its hash; a stream that takes another's place makes the table larger, up to the bound.
-#[derive(Debug, Default)]
-pub(super) struct RecentNames {
-    places: Vec<Option<(u64, Arc<StreamName>, ShardId)>>,
-    /// The client id, which a name that is not cached goes out with; empty for all clients without an id of their
-    /// own.
-    maker: Arc<str>,
-}
-
-impl RecentNames {
-    /// An empty cache for this client.
-    pub(super) fn of(client: &str) -> Self {
-        Self { maker: client.into(), ..Self::default() }
-    }
-
-    /// The stream's name, its shard, and its maker if the stream may be new there.
-    fn find(
-        &mut self,
-        ring: &Ring,
-        device: Cow<'_, str>,
-        stream: Cow<'_, str>,
-    ) -> (Arc<StreamName>, ShardId, Option<Arc<str>>) {
-        let hash = xxh3_64_with_seed(stream.as_bytes(), xxh3_64(device.as_bytes()));
-        let (least, most) = RECENT_NAMES_ENTRIES;
-        if self.places.is_empty() {
-            self.places.resize(least, None);
-        }
-        let mut at = hash as usize % self.places.len();
-        match &self.places[at] {
-            Some((_, name, shard)) if name.device == device && name.stream == stream => {
-                return (name.clone(), *shard, None);
-            }
-            Some(_) if self.places.len() < most => {
-                let mut larger = vec![None; self.places.len() * 2];
-                for known in self.places.drain(..).flatten() {
-                    let at = known.0 as usize % larger.len();
-                    larger[at] = Some(known);
-                }
-                at = hash as usize % larger.len();
-                self.places = larger;
-            }
-            _ => {}
-        }
-        let shard = ring.shard_of(&device);
-        let name = Arc::new(StreamName { device: device.into_owned(), stream: stream.into_owned() });
-        self.places[at] = Some((hash, name.clone(), shard));
-        (name, shard, Some(self.maker.clone()))
-    }
-
-    /// Empties the cache after something was not counted: the shard may not know the streams, so their makers must
-    /// go along again.
-    fn forget(&mut self) {
-        self.places.fill(None);
-    }
-
-    /// Decodes a publish. A request for births that it may cause goes to `out`.
-    pub(super) fn decode(
-        &mut self,
-        site: SessionContext<'_>,
-        publish: &Publish,
-        out: &mut SessionEffects,
-    ) -> Meaning {
-        let owned = |skipped: Vec<Skipped<'_>>| match skipped.is_empty() {
-            true => Vec::new(),
-            false => skipped.into_iter().map(Skipped::into_owned).collect(),
-        };
-        let none = |not, skipped| Meaning::Parts { parts: Few::new(), not, skipped };
-        let (list, skipped) = match site.decoder.decode(site.now, &publish.topic, &publish.payload) {
-            Decoded::Readings { list, skipped, rebirth } => {
-                out.rebirths.extend(rebirth);
-                (list, owned(skipped))
-            }
-            Decoded::NoReading { skipped } => return none(None, owned(skipped)),
-            Decoded::NotMapped => return Meaning::Unmapped,
-            Decoded::Malformed(mut e) => {
-                out.rebirths.extend(e.rebirth.take());
-                let why = e.to_string();
-                let not =
-                    if e.too_large { NotCounted::too_large(&why) } else { NotCounted::unreadable(&why) };
-                return none(Some(not), e.skipped);
-            }
-        };
-        let (mut parts, mut bytes) = (Few::<(ShardId, ShardReadings)>::new(), 0);
-        for r in list {
-            bytes += r.device.len() + r.stream.len() + 48;
-            let reading = Reading { stream: 0, time: r.time, value: r.value, seq: r.seq, boot: r.boot };
-            let (name, shard, maker) = self.find(site.ring, r.device, r.stream);
-            let reading = NamedReading { name, maker, reading };
-            match parts.iter_mut().find(|(of, _)| *of == shard) {
-                None => parts.push((shard, ShardReadings::One(reading))),
-                Some((_, ShardReadings::More(readings))) => readings.push(reading),
-                Some((_, part)) => {
-                    if let ShardReadings::One(first) =
-                        std::mem::replace(part, ShardReadings::More(Vec::new()))
-                    {
-                        *part = ShardReadings::More(vec![first, reading]);
-                    }
-                }
-            }
-        }
-        if bytes > MAX_PUBLISH_BYTES {
-            let why = format!(
-                "its readings and their names take {bytes} bytes, {MAX_PUBLISH_BYTES} are allowed: split it"
-            );
-            return none(Some(NotCounted::too_large(&why)), skipped);
-        }
-        let not = (!skipped.is_empty()).then(|| NotCounted::skipped(&name_skipped(&skipped)));
-        Meaning::Parts { parts, not, skipped }
     }
 }
