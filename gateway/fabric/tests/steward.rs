@@ -3,8 +3,15 @@
 //! replica that has left its shard is given up, and only when all members hold everything.
 //!
 //! Shards are modelled here: each is a configuration, and the gateways that hold a replica of it. A stop is checked by
-//! the shard's own rules ([`Configuration::check_next`]).
+//! the shard's own rules ([`Configuration::check_next`]). `SELVEDGE_SEEDS=FROM..TO` runs those seeds instead of the usual
+//! ones.
 
+#![allow(clippy::disallowed_methods)] // A seed may be given.
+
+#[path = "../../paxos/tests/seeded/mod.rs"]
+mod seeded;
+
+use seeded::{on_all_cores, seeds};
 use selvedge_fabric::configuration::{Configuration, Stop};
 use selvedge_fabric::directory::*;
 use selvedge_fabric::ring::{Member, Ring};
@@ -407,8 +414,7 @@ fn run(seed: u64) -> (usize, usize) {
 #[test]
 fn sites_settle_where_their_directory_wants_them() {
     let (mut configurations, mut dropped) = (0, 0);
-    for seed in 0..150 {
-        let run = run(seed);
+    for run in on_all_cores(seeds(0..150), run) {
         (configurations, dropped) = (configurations + run.0, dropped + run.1);
     }
     assert!(configurations > 1_500, "only {configurations} configurations");

@@ -10,6 +10,9 @@ mod random;
 mod scripts;
 mod site;
 
+#[path = "../../../paxos/tests/seeded/mod.rs"]
+mod seeded;
+
 #[path = "../support/golden.rs"]
 mod golden_scripts;
 

@@ -1,5 +1,6 @@
 //! Random commands in any order, with the directory's invariants checked after each of them.
 
+use crate::seeded::{on_all_cores, seeds};
 use crate::site::*;
 use selvedge_fabric::directory::*;
 use selvedge_types::canary::{self, Canary};
@@ -197,8 +198,7 @@ fn run(seed: u64) -> (usize, usize) {
 #[test]
 fn commands_in_any_order_keep_what_must_hold() {
     let (mut done, mut refused) = (0, 0);
-    for seed in 0..50 {
-        let (more, no) = run(seed);
+    for (more, no) in on_all_cores(seeds(0..50), run) {
         (done, refused) = (done + more, refused + no);
     }
     assert!(done > 3_000 && refused > 3_000, "{done} done, {refused} refused");

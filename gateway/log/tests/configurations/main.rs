@@ -19,7 +19,7 @@ mod gateway;
 mod seeded;
 mod world;
 
-use seeded::seeds;
+use seeded::{on_all_cores, seeds};
 use selvedge_types::canary::{self, Canary};
 use world::World;
 
@@ -33,8 +33,7 @@ fn run(seed: u64) -> World {
 fn a_shard_that_moves_loses_nothing_and_counts_nothing_twice() {
     let mut told = world::Told::default();
     let seeds = seeds(0..400);
-    for seed in seeds.clone() {
-        let run = run(seed).told;
+    for run in on_all_cores(seeds.clone(), |seed| run(seed).told) {
         told.slots += run.slots;
         told.configurations += run.configurations;
         told.acknowledged += run.acknowledged;

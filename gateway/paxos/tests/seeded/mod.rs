@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Each test uses its part.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 /// A small generator (xorshift64*).
 #[derive(Debug, Clone)]
 pub struct Random(u64);
@@ -38,4 +40,22 @@ pub fn seeds(usual: std::ops::Range<u64>) -> std::ops::Range<u64> {
     let Ok(text) = std::env::var("SELVEDGE_SEEDS") else { return usual };
     let (from, to) = text.split_once("..").expect("SELVEDGE_SEEDS is FROM..TO");
     from.parse().expect("a number")..to.parse().expect("a number")
+}
+
+/// Runs each of the seeds on whichever core is free. The results come in the order of the seeds. A run that panics
+/// ends the test with its message.
+pub fn on_all_cores<T: Send>(seeds: std::ops::Range<u64>, run: impl Fn(u64) -> T + Sync) -> Vec<T> {
+    let next = AtomicU64::new(seeds.start);
+    let work = || {
+        let mine = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| seeds.contains(seed));
+        std::iter::from_fn(mine).map(|seed| (seed, run(seed))).collect::<Vec<_>>()
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut all: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        let done = workers.into_iter().map(|w| w.join().unwrap_or_else(|why| std::panic::resume_unwind(why)));
+        done.flatten().collect()
+    });
+    all.sort_unstable_by_key(|(seed, _)| *seed);
+    all.into_iter().map(|(_, result)| result).collect()
 }
