@@ -1,5 +1,5 @@
-//! Histories of concurrent publishes and linearizable queries on three real gateways, while gateways are killed,
-//! stopped and cut off from each other, checked for linearizability.
+//! Histories of concurrent publishes and linearizable queries on real gateways, checked for linearizability: on three
+//! while gateways are killed, stopped and cut off from each other, and while all boxes of a site are exchanged.
 //!
 //! Several sets at a time, each of them a device's stream: two publishers add elements (QoS 1, numbered, resent at
 //! another gateway until acknowledged), and three readers, one at each gateway, query it all the time. This process
@@ -10,12 +10,17 @@ mod histories {
     pub mod clients;
     pub mod wires;
 }
+#[path = "gateways/growing.rs"]
+#[allow(dead_code)] // Some of it is for other tests.
+mod growing;
 #[path = "gateways/site.rs"]
 mod site;
 
+use growing::{invite, is_settled, record};
 use histories::checker::{Op, check};
 use histories::clients::{MAX_ELEMENTS, Publisher, read};
 use histories::wires::Wires;
+use serde_json::json;
 use site::{Plan, Running, until};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -151,7 +156,8 @@ impl Object {
     /// Adds elements until there are no more, or the run is over.
     fn write(&self, plan: &Plan, writer: usize, over: &AtomicBool) {
         let mut publisher = Publisher::new(format!("{}-{writer}", self.device));
-        let mut gateway = fastrand::usize(0..GATEWAYS);
+        let all = plan.mqtt.len();
+        let mut gateway = fastrand::usize(0..all);
         let topic = format!("d/{}/x", self.device);
         while !over.load(Ordering::Relaxed) {
             let element = self.next.fetch_add(1, Ordering::Relaxed);
@@ -167,7 +173,7 @@ impl Object {
             while answered.is_none() && left > 0 {
                 match publisher.publish(plan.mqtt[gateway], &topic, &payload) {
                     Ok(()) => answered = Some(Instant::now()),
-                    Err(_) => gateway = (gateway + 1) % GATEWAYS,
+                    Err(_) => gateway = (gateway + 1) % all,
                 }
                 left -= u32::from(over.load(Ordering::Relaxed));
             }
@@ -194,7 +200,7 @@ impl Object {
                     writing.fetch_sub(1, Ordering::Relaxed);
                 });
             }
-            for gateway in 0..GATEWAYS {
+            for gateway in 0..plan.http.len() {
                 let writing = &writing;
                 scope.spawn(move || {
                     while writing.load(Ordering::Relaxed) > 0 {
@@ -207,63 +213,45 @@ impl Object {
     }
 }
 
-/// The histories and the faults of one run.
-struct Run {
-    objects: Vec<Object>,
-    faults: Vec<Fault>,
-}
-
-fn run(seconds: u64) -> Run {
-    let mut site = Site::start();
-    let plan = std::sync::Arc::new(site.plan.clone());
+/// Has clients work on several sets at a time while `suffer` runs. Then every gateway that is left must return the same
+/// sets, with everything that was acknowledged. Returns the sets with their histories.
+fn run(plan: &Plan, left: &[usize], suffer: impl FnOnce()) -> Vec<Object> {
     let (over, names) = (AtomicBool::new(false), AtomicU32::new(0));
-    let (objects, mut faults) = (Mutex::new(Vec::new()), Vec::new());
+    let objects = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..LANES {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
                     let object = Object::new(names.fetch_add(1, Ordering::Relaxed));
-                    object.work(&plan, &over);
+                    object.work(plan, &over);
                     objects.lock().unwrap().push(object);
                 }
             });
         }
         // If this thread panics, the others must still be asked to end.
-        let suffered = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let end = Instant::now() + Duration::from_secs(seconds);
-            while Instant::now() < end || faults.len() < FAULTS.len() {
-                let fault = FAULTS[faults.len() % FAULTS.len()];
-                site.suffer(fault);
-                faults.push(fault);
-                think(500);
-            }
-        }));
+        let suffered = std::panic::catch_unwind(std::panic::AssertUnwindSafe(suffer));
         over.store(true, Ordering::Relaxed);
         if let Err(panic) = suffered {
             std::panic::resume_unwind(panic);
         }
     });
-    // At the end every gateway must return the same set, with everything that was acknowledged.
     let objects = objects.into_inner().unwrap();
     for object in &objects {
-        for gateway in 0..GATEWAYS {
+        for gateway in left {
             until("a gateway of a whole site answers", || {
                 let before = object.history.lock().unwrap().len();
-                object.read(&plan, gateway);
+                object.read(plan, *gateway);
                 object.history.lock().unwrap().len() > before
             });
         }
     }
-    Run { objects, faults }
+    objects
 }
 
-#[test]
-fn real_gateways_are_linearizable_while_they_are_killed_stopped_and_cut_off() {
-    let seconds =
-        std::env::var("SELVEDGE_HISTORY_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(SECONDS);
-    let run = run(seconds);
+/// Fails if the history of a set is not linearizable.
+fn checked(objects: &[Object]) {
     let (mut adds, mut unknown, mut reads) = (0, 0, 0);
-    for object in &run.objects {
+    for object in objects {
         let history = object.history.lock().unwrap();
         for op in history.iter() {
             match op {
@@ -274,11 +262,63 @@ fn real_gateways_are_linearizable_while_they_are_killed_stopped_and_cut_off() {
         }
         check(&history).unwrap_or_else(|why| panic!("{} is not linearizable: {why}", object.device));
     }
-    let sets = run.objects.len();
-    println!(
-        "{sets} sets: {adds} adds acknowledged, {unknown} of unknown outcome, {reads} reads, {} faults",
-        run.faults.len()
-    );
+    let sets = objects.len();
+    println!("{sets} sets: {adds} adds acknowledged, {unknown} of unknown outcome, {reads} reads");
     assert!(adds > 100 && reads > 100, "enough was done to mean something: {adds} adds, {reads} reads");
-    assert_eq!(run.faults.iter().collect::<BTreeSet<_>>().len(), FAULTS.len(), "each kind of fault was met");
+}
+
+#[test]
+fn real_gateways_are_linearizable_while_they_are_killed_stopped_and_cut_off() {
+    let seconds =
+        std::env::var("SELVEDGE_HISTORY_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(SECONDS);
+    let mut site = Site::start();
+    let mut faults = Vec::new();
+    let plan = site.plan.clone();
+    let objects = run(&plan, &[0, 1, 2], || {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        while Instant::now() < end || faults.len() < FAULTS.len() {
+            let fault = FAULTS[faults.len() % FAULTS.len()];
+            site.suffer(fault);
+            faults.push(fault);
+            think(500);
+        }
+    });
+    checked(&objects);
+    assert_eq!(faults.iter().collect::<BTreeSet<_>>().len(), FAULTS.len(), "each kind of fault was met");
+}
+
+/// All shards move, from the three boxes with which a site begins to three others. The first box has died, the others run
+/// while they are replaced. Meanwhile the newest gateway is killed, and a leader pauses.
+#[test]
+fn real_gateways_are_linearizable_while_shards_move_to_other_boxes() {
+    let plan = Plan::growing(3, 6);
+    let mut running: Vec<_> = (0..6).map(|i| (i < 3).then(|| plan.started(i))).collect();
+    until("all gateways are ready", || (0..3).all(|i| plan.is_ready(i)));
+    until("the directory has begun", || plan.json(0, "/v1/directory")["gateways"].is_array());
+    let objects = run(&plan, &[3, 4, 5], || {
+        running[0] = None;
+        invite(&plan, 1, 3, &json!({ "replaces": 1 }));
+        running[3] = Some(plan.started(3));
+        until("gateway 4 holds something", || record(&plan, 1, 4)["replicas"].as_u64() > Some(0));
+        running[3] = None;
+        running[3] = Some(plan.started(3));
+        until("gateway 4 has taken its place", || record(&plan, 1, 1).is_null() && is_settled(&plan, 1));
+
+        invite(&plan, 1, 4, &json!({ "replaces": 2 }));
+        running[4] = Some(plan.started(4));
+        until("gateway 5 holds something", || record(&plan, 2, 5)["replicas"].as_u64() > Some(0));
+        let leader = running[2].as_ref().unwrap();
+        leader.pause();
+        std::thread::sleep(FAULT);
+        leader.resume();
+        until("gateway 5 has taken its place", || record(&plan, 3, 2).is_null() && is_settled(&plan, 3));
+        running[1] = None;
+
+        invite(&plan, 3, 5, &json!({ "replaces": 3 }));
+        running[5] = Some(plan.started(5));
+        until("gateway 6 has taken its place", || record(&plan, 4, 3).is_null() && is_settled(&plan, 4));
+        running[2] = None;
+        until("those that stay are ready", || (3..6).all(|i| plan.is_ready(i)));
+    });
+    checked(&objects);
 }
