@@ -2,11 +2,13 @@
 
 use crate::source::Source;
 use selvedge_fabric::agreement::ClockNote;
+use selvedge_fabric::detour;
 use selvedge_fabric::directory::GatewayKey;
 use selvedge_fabric::link::{
-    Greeting, Hello, Incarnation, Known, KnownPeer, Link, MAX_PEER_FRAME_BYTES, MAX_REASON_BYTES, PeerFrame,
-    PeerList, admit, check,
+    Dialled, Greeting, Hello, Incarnation, Known, KnownPeer, Link, MAX_PEER_FRAME_BYTES, MAX_REASON_BYTES,
+    PeerFrame, PeerList, admit, check,
 };
+use selvedge_fabric::peer::PeerMessage;
 use selvedge_types::ids::GatewayId;
 
 /// The longest that an operator is told, whatever a peer says of itself.
@@ -23,7 +25,7 @@ pub fn run(data: &[u8]) {
 
 fn greeting(bytes: &[u8]) {
     let Ok(said) = Greeting::decode(bytes) else { return };
-    if let Greeting::Refused { reason } = &said {
+    if let Greeting::Refused { reason } | Greeting::Removed { reason } = &said {
         assert!(reason.len() <= MAX_REASON_BYTES && !reason.chars().any(char::is_control));
     }
     assert_eq!(Greeting::decode(&said.encode()).as_ref(), Ok(&said));
@@ -94,10 +96,17 @@ fn frame(bytes: &[u8]) {
     // Compared as bytes, for a value that is no number is not equal to itself.
     let again = PeerFrame::decode(&frame.encode()).expect("what was decoded encodes").encode();
     assert_eq!(again, frame.encode());
+    for message in &frame.messages {
+        if let PeerMessage::Detoured { from, message } = message
+            && let Ok(inside) = detour::arrived(GatewayId(2), *from, message, |_| true)
+        {
+            assert!(detour::may_take(&inside));
+        }
+    }
     // On to another peer: nothing that was taken in is too much for a link, and what it gives decodes.
     let mut link = Link::new(GatewayId(1), GatewayId(2));
     link.handshaking();
-    link.connected(0);
+    link.connected(0, Dialled { by: GatewayId(1), start: 1 });
     let count = frame.messages.len();
     link.send(frame.messages);
     let mut passed = 0;

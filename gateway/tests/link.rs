@@ -11,7 +11,7 @@ use selvedge_fabric::machine::Origin;
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_gateway::actors::clock::SiteClock;
 use selvedge_gateway::actors::link::{
-    self, LinkKey, LinkSettings, MAX_UNAUTHENTICATED_CONNECTIONS, PeerLinks,
+    self, LinkKey, LinkSettings, LinkStatus, MAX_UNAUTHENTICATED_CONNECTIONS, PeerLinks,
 };
 use selvedge_gateway::actors::messages::admission::{AskToJoin, JoinDecision};
 use selvedge_gateway::actors::messages::switch::{FromPeer, PeersChanged};
@@ -187,6 +187,18 @@ impl Gateway {
         }
     }
 
+    /// Takes what has come until now: no messages, and no change of who is up.
+    fn stays(&mut self, up: &[u16]) {
+        while let Ok(event) = self.events.try_recv() {
+            match event {
+                Event::Changed(change) => {
+                    assert!(change.up.iter().eq(&up.iter().map(|p| id(*p)).collect::<Vec<_>>()))
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
     /// The numbers of the next `n` forwards from a peer.
     async fn numbers(&mut self, from: u16, n: usize) -> Vec<u64> {
         let mut got = vec![];
@@ -199,8 +211,12 @@ impl Gateway {
         got
     }
 
+    fn status(&self, of: u16) -> LinkStatus {
+        self.links.status().into_iter().find(|s| s.peer == id(of)).unwrap()
+    }
+
     fn trouble(&self, with: u16) -> String {
-        let status = self.links.status().into_iter().find(|s| s.peer == id(with)).unwrap();
+        let status = self.status(with);
         assert_ne!(status.state, LinkState::Up);
         status.trouble.unwrap_or_default()
     }
@@ -439,16 +455,103 @@ fn a_removed_peer_goes_down_and_is_refused_with_the_reason() {
             assert_eq!(goes.up(&[removed, 3]).await, [], "the connection is closed");
             let listed: Vec<_> = stays.links.status().into_iter().map(|s| s.peer).collect();
             assert_eq!(listed, [id(3)]);
-            if removed == 1 {
-                let says = "g1 was removed from the site and can't come back under this id; stop it, or let its box join";
-                eventually("who was removed says so", || goes.trouble(other).contains(says)).await;
-            }
+            let says = format!(
+                "g{removed} was removed from the site and can't come back under this id; stop it, or let its box join"
+            );
+            eventually("who was removed says so", || goes.trouble(other).contains(&says)).await;
+            eventually("its process knows", || goes.links.removed().is_some_and(|why| why.contains(&says)))
+                .await;
+            assert!(stays.links.removed().is_none());
             stays.links.send(id(removed), vec![message(1, 9)]);
             stays.links.send(id(3), vec![message(2, 9)]);
             assert_eq!(g3.numbers(other, 1).await, [2], "the other links are as before");
-            assert!(goes.events.try_recv().is_err() && stays.events.try_recv().is_err());
+            goes.stays(&[removed, 3]);
+            stays.stays(&[other, 3]);
         });
     }
+}
+
+/// A process that has just started did not see the other one go: the directory's tombstone tells it.
+#[test]
+fn a_removed_gateway_hears_it_from_one_that_knows_it_by_its_tombstone_only() {
+    run(async {
+        let (d1, d2) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let ((l1, a1), (l2, a2)) = (listen(), listen());
+        let g1 = start(d1.path(), 1, l1, &[], &USUAL);
+        g1.links.remember_removed([id(2)]);
+        let g2 = start(d2.path(), 2, l2, &[(1, a1)], &USUAL);
+        eventually("g2 knows", || {
+            g2.links.removed().is_some_and(|why| why.contains("selvedge gateway invite"))
+        })
+        .await;
+        assert!(g1.links.status().is_empty() && a2.port() > 0);
+    });
+}
+
+/// One address is wrong, or a firewall lets only one direction through.
+#[test]
+fn a_link_needs_one_end_that_can_dial() {
+    for able in [1, 2] {
+        run(async move {
+            let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+            let ((l1, a1), (l2, a2), (closed, nobody)) = (listen(), listen(), listen());
+            drop(closed);
+            let (of_1, of_2) = if able == 1 { (nobody, a2) } else { (a1, nobody) };
+            let mut g1 = start(dirs[0].path(), 1, l1, &[(2, of_2)], &USUAL);
+            let mut g2 = start(dirs[1].path(), 2, l2, &[(1, of_1)], &USUAL);
+            assert_eq!(g1.up(&[1, 2]).await, []);
+            assert_eq!(g2.up(&[1, 2]).await, []);
+            heals(&g1, 1, &mut g2, 2).await;
+            heals(&g2, 2, &mut g1, 1).await;
+            for (gateway, other) in [(&g1, 2), (&g2, 1)] {
+                let status = gateway.status(other);
+                assert_eq!((status.state, status.dialled_by), (LinkState::Up, Some(id(able))));
+            }
+        });
+    }
+}
+
+/// What is known of the first one's address is wrong until the other one hears of the right one.
+#[test]
+fn the_lower_id_dials_again_as_soon_as_it_has_an_address() {
+    run(async {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let ((l1, a1), (l2, a2), (closed, nobody)) = (listen(), listen(), listen());
+        drop(closed);
+        let mut g1 = start(dirs[0].path(), 1, l1, &[(2, nobody)], &USUAL);
+        let mut g2 = start(dirs[1].path(), 2, l2, &[(1, a1)], &USUAL);
+        g1.up(&[1, 2]).await;
+        g2.up(&[1, 2]).await;
+        assert_eq!(g1.status(2).dialled_by, Some(id(2)));
+        g1.links.set_peers(known(&[(2, a2)])).unwrap();
+        heals(&g1, 1, &mut g2, 2).await;
+        assert_eq!(g1.status(2).dialled_by, Some(id(2)), "the connection stays");
+    });
+}
+
+#[test]
+fn each_hears_whom_the_others_have_up() {
+    run(async {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let ((l1, a1), (l2, a2), (l3, a3)) = (listen(), listen(), listen());
+        // 1 and 2 know each other at addresses where nobody is.
+        let (closed, nobody) = listen();
+        drop(closed);
+        let mut g1 = start(dirs[0].path(), 1, l1, &[(2, nobody), (3, a3)], &USUAL);
+        let mut g2 = start(dirs[1].path(), 2, l2, &[(1, nobody), (3, a3)], &USUAL);
+        let _g3 = start(dirs[2].path(), 3, l3, &[(1, a1), (2, a2)], &USUAL);
+        for (gateway, up) in [(&mut g1, [1, 3]), (&mut g2, [2, 3])] {
+            let all = [1, 2, 3].map(id).into();
+            loop {
+                if let Event::Changed(change) = gateway.event().await
+                    && change.said.get(&id(3)) == Some(&all)
+                {
+                    assert!(change.up.iter().eq(&up.map(id)));
+                    break;
+                }
+            }
+        }
+    });
 }
 
 #[test]
@@ -640,15 +743,19 @@ fn a_busy_receiver_presses_back_without_being_taken_for_dead() {
             g1.links.status()[0].counts.total().dropped_full > 0
         })
         .await;
-        assert!(matches!(g2.event().await, Event::Waiting));
-        assert!(g1.events.try_recv().is_err() && g2.events.try_recv().is_err(), "nobody went down");
+        while !matches!(g2.event().await, Event::Waiting) {}
+        g1.stays(&[1, 2]);
+        g2.stays(&[1, 2]);
         drop(closed);
         let mut last = 0;
         while last < n {
             let messages = match g2.event().await {
                 Event::From(_, messages) => messages,
                 Event::Waiting => continue,
-                Event::Changed(change) => panic!("{change:?}"),
+                Event::Changed(change) => {
+                    assert_eq!(change.up.len(), 2, "nobody went down");
+                    continue;
+                }
             };
             for got in messages.iter().map(number) {
                 assert!(got > last, "{got} came after {last}");
@@ -665,7 +772,7 @@ fn a_connection_that_is_lost_while_it_is_pressed_back_counts_as_silent() {
         let (mut g1, mut g2, proxy) = through_a_proxy(&dirs).await;
         let closed = g2.gate.clone().acquire_owned().await.unwrap();
         g1.links.send(id(2), vec![message(1, 10)]);
-        assert!(matches!(g2.event().await, Event::Waiting));
+        while !matches!(g2.event().await, Event::Waiting) {}
         proxy.frozen.send_replace(true);
         proxy.cut.send_modify(|n| *n += 1);
         g1.up(&[1]).await;

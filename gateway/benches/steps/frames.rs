@@ -9,7 +9,7 @@ use selvedge_fabric::peer::PeerMessage;
 use selvedge_paxos::{Ballot, Message};
 use selvedge_seal::{Opener, Sealer, SiteSecret};
 use selvedge_types::aggregate::{Aggregate, Sample};
-use selvedge_types::ids::{ShardId, SiteId};
+use selvedge_types::ids::{GatewayId, ShardId, SiteId};
 use selvedge_types::sequences::Sequences;
 use selvedge_types::time::EpochMs;
 use selvedge_types::uplink::{Batch, MAX_BATCH_BYTES, Part, StreamName, Up};
@@ -40,7 +40,7 @@ pub fn steps(m: &mut impl Measure) {
         let message = Message::Accept { ballot, prev: 1_000_000, values, commit: 1_000_000 };
         let message = PeerMessage::Paxos { group: ShardId(12), configuration: 1, message };
         let clocks = ClockNote { wall: EpochMs(START_MS), mono_ms: 1_000_000, heard: Some((1_000_000, 3)) };
-        PeerFrame { clocks, full: false, messages: vec![message] }
+        PeerFrame { clocks, full: false, up: [1, 2, 3].map(GatewayId).into(), messages: vec![message] }
     };
     m.step("peer frame of an accept: encode", count, || Encode(frame(), PeerFrame::encode));
     m.step("peer frame of an accept: decode", count, || {

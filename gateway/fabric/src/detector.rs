@@ -23,11 +23,15 @@
 //! A new start number shows a peer's **restart**, which is reported with the first connection to the new process,
 //! even if the peer was never seen down.
 //!
+//! Each peer says in every frame which gateways it has up itself. The detector keeps that, of peers that are up, for
+//! [`crate::reach`].
+//!
 //! Gateways come and go. A new one is down until it connects; a removed one is down from then on, and nothing that
 //! it still says changes that.
 //!
 //! Invariant: `up` contains this gateway, and of the others only peers that are present.
 //! Invariant: a peer is reported as restarted once for each start after the first one seen.
+//! Invariant: what is passed on of a peer's word names only gateways that are present: at most as many as a site has.
 //!
 //! Left out: adaptive timeouts (phi accrual). A site is one local network, and a wrong "down" costs an election,
 //! not data. The detector is a hint; safety never depends on it.
@@ -54,6 +58,9 @@ pub const HOLD_STEP_MS: u64 = 200;
 /// The longest wait before a peer counts as up again, in milliseconds.
 pub const HOLD_MAX_MS: u64 = 1_000;
 
+/// For each gateway that is up, those that it has up itself, as it said last. This gateway is not among the keys.
+pub type ReachReports = BTreeMap<GatewayId, BTreeSet<GatewayId>>;
+
 /// A change in which gateways are up, with the restarts seen and the connections to close.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Change {
@@ -63,13 +70,15 @@ pub struct Change {
     pub restarted: Vec<GatewayId>,
     /// Those whose connection should be closed because they are down, so that both ends agree on it.
     pub cut: Vec<GatewayId>,
+    /// The gateways that each peer which is up has up itself, as it said last.
+    pub said: ReachReports,
 }
 
 impl Change {
     /// Merges a later change into one that was not delivered yet. For a slow receiver only the latest `up` waits,
     /// and all peers that have restarted since.
     pub fn then(&mut self, later: Self) {
-        self.up = later.up;
+        (self.up, self.said) = (later.up, later.said);
         for (all, new) in [(&mut self.restarted, later.restarted), (&mut self.cut, later.cut)] {
             all.extend(new.into_iter().filter(|p| !all.contains(p)).collect::<Vec<_>>());
         }
@@ -88,6 +97,8 @@ struct Peer {
     failures: u64,
     /// When the last failure was, or the last one was forgiven.
     record_ms: u64,
+    /// The gateways that it has up, as it said last.
+    said: BTreeSet<GatewayId>,
 }
 
 impl Peer {
@@ -118,6 +129,8 @@ impl Detector {
         let mut known = std::mem::take(&mut self.peers);
         let peers = peers.into_iter().filter(|p| *p != self.me);
         self.peers = peers.map(|p| (p, known.remove(&p).unwrap_or_default())).collect();
+        let present: BTreeSet<GatewayId> = self.peers.keys().copied().chain([self.me]).collect();
+        self.peers.values_mut().for_each(|p| p.said.retain(|g| present.contains(g)));
         let lost = known.values().any(|p| p.up);
         self.change(lost, vec![], vec![])
     }
@@ -154,6 +167,17 @@ impl Detector {
         if let Some(p) = self.peers.get_mut(&peer) {
             p.heard_ms = p.heard_ms.max(at);
         }
+    }
+
+    /// Notes which gateways a peer has up, as its last frame says.
+    pub fn said(&mut self, peer: GatewayId, up: &[GatewayId]) -> Option<Change> {
+        let is_present = |g: &GatewayId| *g == self.me || self.peers.contains_key(g);
+        let said: BTreeSet<GatewayId> = up.iter().copied().filter(is_present).collect();
+        let p = self.peers.get_mut(&peer)?;
+        let changed = p.said != said;
+        p.said = said;
+        let news = changed && p.up;
+        self.change(news, vec![], vec![])
     }
 
     /// Notes that the connection to a peer ended.
@@ -214,13 +238,15 @@ impl Detector {
             p.failures = p.failures.saturating_sub(1);
         }
         p.up = false;
+        p.said.clear();
         p.failures = (p.failures + 1).min(HOLD_MAX_MS / HOLD_STEP_MS + 1);
         p.record_ms = now;
     }
 
     fn change(&self, changed: bool, restarted: Vec<GatewayId>, cut: Vec<GatewayId>) -> Option<Change> {
         let any = changed || !restarted.is_empty() || !cut.is_empty();
-        any.then(|| Change { up: self.up(), restarted, cut })
+        let said = || self.peers.iter().filter(|(_, p)| p.up).map(|(id, p)| (*id, p.said.clone())).collect();
+        any.then(|| Change { up: self.up(), restarted, cut, said: said() })
     }
 }
 
@@ -250,6 +276,10 @@ mod tests {
                     vec![]
                 }
                 "refused" => vec![d.refused(number(words[0]), peer(2))],
+                "says" => {
+                    let up: Vec<_> = (3..words.len()).map(peer).collect();
+                    vec![d.said(peer(2), &up)]
+                }
                 "peers" => vec![d.set_peers((2..words.len()).map(peer))],
                 "tick" => vec![d.tick(number(words[0]))],
                 "run" => {
@@ -279,7 +309,11 @@ mod tests {
             if ids.is_empty() { String::new() } else { format!(" {name} {}", ids.join(" ")) }
         };
         let up = list("up", c.up.iter().copied().collect());
-        (up + &list("restarted", c.restarted.clone()) + &list("cut", c.cut.clone())).trim().to_string()
+        let told = c.said.iter().filter(|(_, up)| !up.is_empty());
+        let said: Vec<String> =
+            told.map(|(of, up)| list(&format!("{} has", of.0), up.iter().copied().collect())).collect();
+        let changes = up + &list("restarted", c.restarted.clone()) + &list("cut", c.cut.clone());
+        (changes + &said.join("")).trim().to_string()
     }
 
     #[test]
@@ -292,6 +326,26 @@ mod tests {
             500..800 run 2 => -
             900..900 run 2 => up 1 2 cut 3
             1000..2000 run 2 => -
+            ",
+        );
+    }
+
+    #[test]
+    fn whom_a_peer_has_up_is_passed_on_when_it_changes_and_forgotten_when_it_goes_down() {
+        golden(
+            "
+            0 connected 2 start 1 => up 1 2
+            0 connected 3 start 1 => up 1 2 3
+            50 says 2 1 2 => up 1 2 3 2 has 1 2
+            60 says 2 2 1 => -
+            70 says 2 1 2 3 9 => up 1 2 3 2 has 1 2 3
+            80 says 9 1 => -
+            100..400 run 3 => -
+            500..500 run 3 => up 1 3 cut 2
+            610 says 2 1 2 3 => -
+            620 connected 2 start 1 => up 1 2 3 2 has 1 2 3
+            630 peers 1 2 => up 1 2 2 has 1 2
+            640 says 2 1 2 3 => -
             ",
         );
     }

@@ -8,6 +8,7 @@ pub mod commit;
 pub mod configuration;
 pub mod decode;
 pub mod detector;
+pub mod detour;
 pub mod directory;
 pub mod forward;
 pub mod link;

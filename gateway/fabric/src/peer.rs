@@ -8,7 +8,7 @@ use crate::site_state::GatewayDescription;
 use crate::skips::DeviceSkips;
 use crate::unmapped::UnmappedTopic;
 use bincode::{Decode, Encode};
-use selvedge_types::ids::ShardId;
+use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::mqtt::QUEUED_OVERHEAD_BYTES;
 use selvedge_types::question::SiteQuery;
 use selvedge_types::time::EpochMs;
@@ -110,6 +110,33 @@ pub enum PeerMessage {
     /// The sender's replica is in this configuration. A receiver that is in an earlier one may fetch what it lacks from
     /// the sender.
     Superseded { shard: ShardId, configuration: u32 },
+    /// A message that the receiver passes on, because the sender can't reach the gateway that it is for
+    /// ([`crate::detour`]).
+    Detour {
+        to: GatewayId,
+        /// A [`PeerMessage`] as [`detour::wrap`](crate::detour::wrap) encodes it.
+        message: Arc<[u8]>,
+    },
+    /// A message that the sender has passed on: it is from the gateway that is named here.
+    Detoured {
+        from: GatewayId,
+        /// The message as it came with [`PeerMessage::Detour`].
+        message: Arc<[u8]>,
+    },
+}
+
+impl PeerMessage {
+    /// The shard that a request or its answer concerns, as far as the message names one.
+    pub fn shard(&self) -> Option<ShardId> {
+        match self {
+            Self::Forward { shard, .. }
+            | Self::Forwarded { shard, .. }
+            | Self::Query { shard, .. }
+            | Self::EvictAll { shard, .. } => Some(*shard),
+            Self::AskTable { question, .. } => question.shard(),
+            _ => None,
+        }
+    }
 }
 
 /// The most filters that a gateway lists one by one to its peers.

@@ -103,6 +103,8 @@ pub enum StewardEffect {
     Placed(BTreeMap<ShardId, ReplicaSet>),
     /// These are the site's other gateways.
     Peers(BTreeMap<GatewayId, KnownPeer>),
+    /// The gateways that were removed, as far as the directory keeps their tombstones.
+    Removed(Vec<GatewayId>),
     /// These gateways are being emptied: they should lead nothing.
     Draining(Vec<GatewayId>),
     /// Ask every gateway that can be reached to describe itself: [`Steward::described`].
@@ -157,6 +159,7 @@ pub struct Steward {
     descriptions: BTreeMap<GatewayId, (u64, GatewayDescription)>,
     placed: BTreeMap<ShardId, ReplicaSet>,
     peers: BTreeMap<GatewayId, KnownPeer>,
+    removed: Vec<GatewayId>,
     draining: Vec<GatewayId>,
     /// When each errand was last run.
     errands: BTreeMap<Errand, u64>,
@@ -182,6 +185,7 @@ impl Steward {
             descriptions: BTreeMap::new(),
             placed: BTreeMap::new(),
             peers: BTreeMap::new(),
+            removed: Vec::new(),
             draining: Vec::new(),
             errands: BTreeMap::new(),
             out: Vec::new(),
@@ -210,6 +214,11 @@ impl Steward {
         if peers != self.peers {
             self.peers.clone_from(&peers);
             self.out.push(StewardEffect::Peers(peers));
+        }
+        let removed: Vec<_> = directory.tombstones().map(|(id, _)| id).collect();
+        if removed != self.removed {
+            self.removed.clone_from(&removed);
+            self.out.push(StewardEffect::Removed(removed));
         }
         let draining = directory.gateways().filter(|(_, g)| g.state == GatewayState::Draining);
         let draining: Vec<_> = draining.map(|(id, _)| id).collect();

@@ -17,7 +17,7 @@ mod support {
 }
 
 use selvedge_fabric::agreement::ClockNote;
-use selvedge_fabric::link::{Lane, Link, PeerFrame};
+use selvedge_fabric::link::{Dialled, Lane, Link, PeerFrame};
 use selvedge_fabric::machine::{Origin, Page};
 use selvedge_fabric::peer::{PeerMessage, RoutedPublish, ShardQuery, TransferMessage};
 use selvedge_paxos::{Ballot, Message};
@@ -40,7 +40,7 @@ fn tell(link: &mut Link, numbers: &mut BTreeMap<String, u64>, told: &str, out: &
     let words: Vec<&str> = told.split_whitespace().collect();
     let times = words.last().and_then(|w| w.strip_prefix('x')).map_or(1, |n| n.parse().unwrap());
     match words[0] {
-        "up" => link.connected(0),
+        "up" => link.connected(0, Dialled { by: GatewayId(1), start: 1 }),
         "down" => _ = link.lost(0),
         "frames" => {
             for _ in 0..words[1].parse().unwrap() {

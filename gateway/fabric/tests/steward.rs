@@ -188,6 +188,7 @@ impl World {
                     | StewardEffect::TransferRate { .. }
                     | StewardEffect::Placed(_)
                     | StewardEffect::Peers(_)
+                    | StewardEffect::Removed(_)
                     | StewardEffect::Draining(_)
             );
             if !told_once && self.random.u32(..100) < self.lost {
@@ -229,7 +230,10 @@ impl World {
                         steward.described(self.now_ms, other, description);
                     }
                 }
-                StewardEffect::Placed(_) | StewardEffect::Peers(_) | StewardEffect::Draining(_) => {}
+                StewardEffect::Placed(_)
+                | StewardEffect::Peers(_)
+                | StewardEffect::Removed(_)
+                | StewardEffect::Draining(_) => {}
             }
         }
     }

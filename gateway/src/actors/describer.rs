@@ -51,12 +51,12 @@ async fn describe(overview: &Overview, log: &Recipient<GetLogFigures>, epoch: In
     let groups = overview.group_reports().await;
     let replicas = groups.iter().map(|r| (&r.status).into()).collect();
     let reports: Vec<_> = groups.into_iter().filter(|r| !r.is_directory()).collect();
-    let up = overview.up().await;
+    let reach = overview.within_reach().await;
     let log = log.send(GetLogFigures).await.unwrap_or_default();
     GatewayDescription {
         release: env!("CARGO_PKG_VERSION").to_string(),
         uptime_ms: u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX),
-        trouble: overview.trouble(&reports, &up).map(|why| shown(&why)),
+        trouble: overview.trouble(&reports, &reach).map(|why| shown(&why)),
         warnings: overview.warnings(&reports).len() as u32,
         connections: overview.front.connections() as u64,
         acked: overview.front.acked(),

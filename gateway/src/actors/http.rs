@@ -110,14 +110,17 @@ pub fn routes(app: &mut web::ServiceConfig) -> Vec<(&'static str, Vec<Method>)> 
 
 async fn readyz(api: web::Data<Api>) -> Result<String, Failure> {
     let reports = api.overview.reports().await;
-    let up = api.overview.up().await;
-    if let Some(why) = api.overview.trouble(&reports, &up) {
+    let reach = api.overview.within_reach().await;
+    if let Some(why) = api.overview.trouble(&reports, &reach) {
         return Err(Failure::NotReady(why));
     }
     // A site serves without the cloud: a broken uplink is reported, but does not make the gateway unready.
     let uplink = api.uplink.send(GetState).await.ok().and_then(|state| state.trouble);
     let uplink = uplink.map(|why| format!("uplink: {why}\n"));
-    let warnings = api.overview.warnings(&reports);
+    let mut warnings = api.overview.warnings(&reports);
+    warnings.extend(reach.by_detour.iter().map(|(gateway, through)| {
+        format!("there is no link to {gateway}, which is reached through {through}: GET /v1/status says why")
+    }));
     let lines = warnings.iter().map(|w| format!("warning: {w}\n")).chain(uplink);
     Ok(std::iter::once("ready\n".to_string()).chain(lines).collect())
 }
@@ -125,9 +128,9 @@ async fn readyz(api: web::Data<Api>) -> Result<String, Failure> {
 async fn status(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
     Parameters::new(given.into_inner(), &[])?;
     let reports = api.overview.reports().await;
-    let up = api.overview.up().await;
+    let reach = api.overview.within_reach().await;
     let log = api.log.send(GetLogFigures).await.unwrap_or_default();
-    let trouble = api.overview.trouble(&reports, &up);
+    let trouble = api.overview.trouble(&reports, &reach);
     // A shard's outbox is the same on all its replicas: only its leader counts it, so that a site's sum is right.
     let leading: Vec<_> = reports.iter().filter(|r| r.status.role == ReplicaRole::Leader).collect();
     let sum = |f: fn(&ShardReport) -> u64| leading.iter().map(|r| f(r)).sum::<u64>();
@@ -153,8 +156,12 @@ async fn status(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failu
         .status()
         .into_iter()
         .map(|l| {
-            let (up, ahead) = (up.contains(&l.peer), ahead_ms.get(&l.peer));
-            json!({ "gateway": l.peer.0, "up": up, "trouble": l.trouble, "clock_ahead_ms": ahead })
+            let (up, ahead) = (reach.up.contains(&l.peer), ahead_ms.get(&l.peer));
+            let through = reach.by_detour.get(&l.peer).map(|g| g.0);
+            json!({
+                "gateway": l.peer.0, "up": up, "detour": through, "dialled_by": l.dialled_by.map(|g| g.0),
+                "trouble": l.trouble, "clock_ahead_ms": ahead,
+            })
         })
         .collect();
     let shards: Vec<_> = reports.iter().map(|r| &r.status).collect();
@@ -172,7 +179,7 @@ async fn status(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failu
 
 async fn metrics_page(api: web::Data<Api>) -> String {
     let reports = api.overview.reports().await;
-    let up = api.overview.up().await;
+    let reach = api.overview.within_reach().await;
     let log = api.log.send(GetLogFigures).await.unwrap_or_default();
     let leading: Vec<_> = reports.iter().filter(|r| r.status.role == ReplicaRole::Leader).collect();
     let gauge = |name: &'static str, value: f64| metrics::gauge!(name).set(value);
@@ -185,7 +192,8 @@ async fn metrics_page(api: web::Data<Api>) -> String {
     gauge("selvedge_outbox_batches", leading.iter().map(|r| r.status.outbox_batches as f64).sum());
     gauge("selvedge_outbox_bytes", leading.iter().map(|r| r.status.outbox_bytes as f64).sum());
     gauge("selvedge_connections", api.overview.front.connections() as f64);
-    gauge("selvedge_gateways_up", up.len() as f64);
+    gauge("selvedge_gateways_up", reach.up.len() as f64);
+    gauge("selvedge_gateways_by_detour", reach.by_detour.len() as f64);
     metrics::counter!("selvedge_deliveries_dropped_total").absolute(api.overview.front.dropped());
     let sparkplug = api.overview.front.sparkplug();
     metrics::counter!("selvedge_sparkplug_missing_total").absolute(sparkplug.missing);

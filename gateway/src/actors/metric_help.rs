@@ -90,6 +90,15 @@ fn describe_shards() {
 
 fn describe_links() {
     describe_gauge!("selvedge_gateways_up", "Gateways that this one considers alive");
+    describe_gauge!("selvedge_gateways_by_detour", "Gateways that this one reaches only through another one");
+    describe_counter!(
+        "selvedge_detours_total",
+        "Messages by a detour: sent, passed on for others, taken, refused"
+    );
+    describe_counter!(
+        "selvedge_link_connections_total",
+        "Connections to other gateways, by the end that dialled"
+    );
     describe_counter!("selvedge_link_sent_total", "Messages sent to other gateways, by kind");
     describe_counter!(
         "selvedge_link_dropped_total",

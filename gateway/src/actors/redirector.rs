@@ -50,7 +50,7 @@ impl Redirector {
                 continue;
             }
             was_draining = drains;
-            let up = self.peers.send(GetPeers).await.unwrap_or_default();
+            let up = self.peers.send(GetPeers).await.unwrap_or_default().all();
             let site = DeviceSite::of(&directory, self.me, &up, &self.room.full());
             let is_loaded = drains || self.front.connections() as u64 >= MIN_BALANCED_ENTRIES;
             if balances && is_loaded && pulse::now_ms() >= count_ms {

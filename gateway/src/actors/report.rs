@@ -3,8 +3,9 @@
 use crate::actors::clock::SiteClock;
 use crate::actors::directory_copy::DirectoryCopy;
 use crate::actors::fullness;
+use crate::actors::link::PeerLinks;
 use crate::actors::messages::shard::{GetStatus, ShardReport};
-use crate::actors::messages::switch::{Ask, AskTable, GetPeers};
+use crate::actors::messages::switch::{Ask, AskTable, GetPeers, PeersWithin};
 use crate::actors::messages::uplink::{GetLoad, SendReport};
 use crate::actors::pulse;
 use crate::actors::replicas::Replicas;
@@ -36,6 +37,7 @@ pub struct Overview {
     /// For departures of connections and operators' orders.
     pub ways: Arc<Ways>,
     pub replicas: Arc<Replicas>,
+    pub links: PeerLinks,
     /// To the switch: which gateways are up.
     pub peers: Recipient<GetPeers>,
     /// To the switch: questions about recent windows.
@@ -62,20 +64,28 @@ impl Overview {
         reports
     }
 
-    /// The gateways that are up, this one among them.
-    pub async fn up(&self) -> BTreeSet<GatewayId> {
+    /// The gateways within reach, this one among them.
+    pub async fn within_reach(&self) -> PeersWithin {
         self.peers.send(GetPeers).await.unwrap_or_default()
     }
 
+    /// The gateways within reach, whether or not by a detour, this one among them.
+    pub async fn up(&self) -> BTreeSet<GatewayId> {
+        self.within_reach().await.all()
+    }
+
     /// Why the gateway can't do its work now, if it can't.
-    pub fn trouble(&self, reports: &[ShardReport], up: &BTreeSet<GatewayId>) -> Option<String> {
+    pub fn trouble(&self, reports: &[ShardReport], reach: &PeersWithin) -> Option<String> {
+        if let Some(why) = self.links.removed() {
+            return Some(format!("this gateway was removed from the site; another gateway says: {why}"));
+        }
         if let Some(why) = self.front.trouble() {
             return Some(why.to_string());
         }
         let ring = self.directory.ring();
         let reachable = |s: &ShardId| {
             let replicas = ring.replicas(*s);
-            replicas.iter().filter(|r| up.contains(r)).count() > replicas.len() / 2
+            replicas.iter().filter(|r| reach.contains(r)).count() > replicas.len() / 2
         };
         let lost = (0..ring.shards()).map(ShardId).filter(|s| !reachable(s)).count();
         if lost > 0 {
@@ -83,7 +93,13 @@ impl Overview {
         }
         // A replica that does not vote yet, or no more, may know no leader while the shard has one.
         let member = |r: &&ShardReport| !matches!(r.status.role, ReplicaRole::Learner | ReplicaRole::Retired);
-        let leaderless = reports.iter().filter(member).filter(|r| r.status.leader.is_none()).count();
+        // Nor does a follower whose leader may be one that it reaches only by a detour. The shard serves nevertheless, and
+        // if it does not, the front is in trouble.
+        let led_afar = |r: &ShardReport| {
+            r.status.members.iter().any(|m| reach.by_detour.contains_key(&GatewayId(m.gateway)))
+        };
+        let leaderless =
+            reports.iter().filter(member).filter(|r| r.status.leader.is_none() && !led_afar(r)).count();
         if leaderless > 0 {
             return Some(format!("{leaderless} shards have no leader yet"));
         }
@@ -184,7 +200,7 @@ impl Reporter {
 
     async fn make(&self, n: u64, (questions, question_ms): (u32, u32), reports: Vec<ShardReport>) -> Report {
         let ring = self.overview.directory.ring();
-        let up = self.overview.up().await;
+        let reach = self.overview.within_reach().await;
         let now = EpochMs::from(SystemTime::now());
         let led = |r: &ShardReport| Led {
             shard: ShardId(r.status.shard),
@@ -206,7 +222,7 @@ impl Reporter {
             uptime_ms: u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX),
             at: now,
             release: env!("CARGO_PKG_VERSION").to_string(),
-            trouble: self.overview.trouble(&reports, &up).map(|why| report::shown(&why)),
+            trouble: self.overview.trouble(&reports, &reach).map(|why| report::shown(&why)),
             members,
             shards: ring.shards(),
             placed,

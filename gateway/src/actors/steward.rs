@@ -105,6 +105,7 @@ impl StewardActor {
                         tracing::error!("the site has more gateways than this one can know: {e}");
                     }
                 }
+                StewardEffect::Removed(removed) => self.ways.links.remember_removed(removed),
                 StewardEffect::Draining(draining) => self.ways.room.drain(draining),
                 StewardEffect::Describe => self.ask_all(ctx),
                 StewardEffect::TooOld { level } => end_process(&format!(
@@ -142,7 +143,7 @@ impl StewardActor {
         ctx.spawn(peers.into_actor(self).map(|up, actor, ctx| {
             let now_ms = pulse::now_ms();
             actor.core.full(actor.ways.room.full());
-            actor.up = up.unwrap_or_default();
+            actor.up = up.unwrap_or_default().all();
             actor.core.peers(now_ms, &actor.up);
             actor.perform(ctx);
         }));

@@ -1,5 +1,6 @@
-//! The switch: routes messages from peers to the actors that they concern, and messages to peers to their links;
-//! announces which gateways are up; and puts questions to the site's replicas.
+//! The switch: routes messages from peers to the actors that they concern, and messages to peers to their links, or by a
+//! detour ([`selvedge_fabric::detour`]) where a link is down; announces which gateways are up; and puts questions to the
+//! site's replicas.
 
 use crate::actors::clock::SiteClock;
 use crate::actors::link::PeerLinks;
@@ -9,13 +10,14 @@ use crate::actors::messages::forwarder::{Answered, GatewayDown, GatewayUp};
 use crate::actors::messages::host::ReplicaMade;
 use crate::actors::messages::shard::ShardEvents;
 use crate::actors::messages::switch::{
-    Ask, AskTable, FromPeer, GetPeers, InterestChanged, PeersChanged, ToPeers,
+    Ask, AskTable, FromPeer, GetPeers, InterestChanged, PeersChanged, PeersWithin, ToPeers,
 };
 use crate::actors::pulse;
 use crate::actors::replicas::Replicas;
 use crate::actors::room::SiteRoom;
 use crate::front::Front;
 use actix::{Actor, Context, Handler, Message, Recipient};
+use selvedge_fabric::detour::{self, DetourRefused};
 use selvedge_fabric::peer::{PeerMessage, TableAnswer, TableQuestion};
 use selvedge_fabric::reach::Reach;
 use selvedge_fabric::ring::Ring;
@@ -55,6 +57,8 @@ pub struct Switch {
     front: Arc<Front>,
     ways: Option<SwitchWays>,
     reach: Reach,
+    /// Whose replicas are preferred for detours.
+    ring: Arc<Ring>,
     told: u64,
     epoch: Instant,
     clock: Arc<SiteClock>,
@@ -88,6 +92,7 @@ impl Switch {
             front,
             ways: None,
             reach: Reach::new(me),
+            ring: ring.clone(),
             told: 0,
             epoch,
             clock,
@@ -109,7 +114,8 @@ impl Switch {
     /// What the replicas were told of the other gateways, for one that comes later.
     fn told_so_far(&self) -> Vec<ShardEvent> {
         let up = self.reach.up().iter().copied().collect();
-        let mut events = vec![ShardEvent::Peers { up, restarted: Vec::new() }];
+        let said = Arc::new(self.reach.said().clone());
+        let mut events = vec![ShardEvent::Peers { up, restarted: Vec::new() }, ShardEvent::Said(said)];
         if !self.outside.is_empty() {
             events.push(ShardEvent::Clocks { outside: self.outside.clone() });
         }
@@ -119,11 +125,21 @@ impl Switch {
         events
     }
 
-    fn take_in(&mut self, from: GatewayId, messages: Vec<PeerMessage>) {
+    /// Takes in messages from the other end of a link, or of this gateway itself.
+    fn take_in(&mut self, peer: GatewayId, messages: Vec<PeerMessage>) {
         let mut events: BTreeMap<ShardId, Vec<ShardEvent>> = BTreeMap::new();
-        let mut answers = Vec::new();
+        let mut answers: BTreeMap<GatewayId, Vec<_>> = BTreeMap::new();
         for message in messages {
+            let (from, message) = match message {
+                PeerMessage::Detoured { from, message } => match self.arrived(peer, from, &message) {
+                    Some(message) => (from, message),
+                    None => continue,
+                },
+                message => (peer, message),
+            };
             match message {
+                PeerMessage::Detour { to, message } => self.pass_on(peer, to, message),
+                PeerMessage::Detoured { .. } => {} // within another one: `arrived` lets none through
                 PeerMessage::Paxos { group, configuration, message } => {
                     events.entry(group).or_default().push(ShardEvent::Paxos { from, configuration, message });
                 }
@@ -161,7 +177,7 @@ impl Switch {
                     }
                 }
                 PeerMessage::Forwarded { shard, origin, n, answer } => {
-                    answers.push((origin, shard, n, answer))
+                    answers.entry(from).or_default().push((origin, shard, n, answer))
                 }
                 PeerMessage::Answer { id, answer } => {
                     let (now_ms, mut effects) = (self.now_ms(), Vec::new());
@@ -187,9 +203,42 @@ impl Switch {
                 metrics::counter!("selvedge_shard_behind_total").increment(1);
             }
         }
-        if !answers.is_empty() {
+        for (from, answers) in answers {
             ways.answered.do_send(Answered { from, answers });
         }
+    }
+
+    /// Passes on what a peer sends to another one by this gateway. It goes over a link or nowhere: never by a detour.
+    fn pass_on(&self, from: GatewayId, to: GatewayId, message: Arc<[u8]>) {
+        match detour::pass_on(&self.reach, from, to, message) {
+            Ok((to, message)) => {
+                metrics::counter!("selvedge_detours_total", "what" => "passed_on").increment(1);
+                if let Some(ways) = &self.ways {
+                    ways.links.send(to, vec![message]);
+                }
+            }
+            Err(why) => Self::refused(from, why),
+        }
+    }
+
+    /// The message in what has come through a peer, if it may be taken.
+    fn arrived(&self, by: GatewayId, from: GatewayId, message: &[u8]) -> Option<PeerMessage> {
+        let is_peer = |from| self.ways.as_ref().is_some_and(|ways| ways.links.knows(from));
+        match detour::arrived(by, from, message, is_peer) {
+            Ok(message) => {
+                metrics::counter!("selvedge_detours_total", "what" => "taken").increment(1);
+                Some(message)
+            }
+            Err(why) => {
+                Self::refused(by, why);
+                None
+            }
+        }
+    }
+
+    fn refused(by: GatewayId, why: DetourRefused) {
+        metrics::counter!("selvedge_detours_total", "what" => "refused").increment(1);
+        tracing::debug!(%by, "a message by a detour was dropped: {why}");
     }
 
     /// Answers from what this gateway itself knows.
@@ -217,6 +266,10 @@ impl Switch {
     fn send(&mut self, messages: Vec<(GatewayId, PeerMessage)>) {
         let mut by_peer: BTreeMap<GatewayId, Vec<PeerMessage>> = BTreeMap::new();
         for (to, message) in messages {
+            let (to, message) = match to == self.me || self.reach.up().contains(&to) {
+                true => (to, message),
+                false => self.address(to, message),
+            };
             by_peer.entry(to).or_default().push(message);
         }
         if let Some(own) = by_peer.remove(&self.me) {
@@ -227,6 +280,16 @@ impl Switch {
                 ways.links.send(peer, messages);
             }
         }
+    }
+
+    /// Addresses a message for a gateway whose link is down.
+    fn address(&self, to: GatewayId, message: PeerMessage) -> (GatewayId, PeerMessage) {
+        let preferred = message.shard().map_or(&[][..], |shard| self.ring.replicas(shard));
+        let (to, message) = detour::address(&self.reach, to, message, preferred);
+        if matches!(message, PeerMessage::Detour { .. }) {
+            metrics::counter!("selvedge_detours_total", "what" => "sent").increment(1);
+        }
+        (to, message)
     }
 
     fn perform(&mut self, effects: Vec<site_questions::QuestionEffect>) {
@@ -350,17 +413,25 @@ impl Handler<PeersChanged> for Switch {
         for fresh in &news.reached {
             tracing::info!(peer = %fresh, "a gateway can be reached");
         }
+        for by_detour in news.back.iter().filter(|g| !self.reach.up().contains(g)) {
+            let through = self.reach.detour(*by_detour, &[]);
+            tracing::info!(peer = %by_detour, ?through, "a gateway can be reached by a detour");
+        }
         if let Some(ways) = &self.ways {
+            let said = Arc::new(news.said);
             for replica in ways.replicas.all().values() {
                 let (up, restarted) = (news.up.clone(), news.restarted.clone());
-                replica.events.do_send(ShardEvents(vec![ShardEvent::Peers { up, restarted }]));
+                let events = vec![ShardEvent::Peers { up, restarted }, ShardEvent::Said(said.clone())];
+                replica.events.do_send(ShardEvents(events));
             }
-            news.gone().for_each(|gone| ways.down.do_send(GatewayDown(gone)));
-            news.back().for_each(|back| ways.up.do_send(GatewayUp(back)));
+            news.gone.iter().for_each(|gone| ways.down.do_send(GatewayDown(*gone)));
+            news.back.iter().for_each(|back| ways.up.do_send(GatewayUp(*back)));
         }
         let (now_ms, mut effects) = (self.now_ms(), Vec::new());
-        self.asks.peers(now_ms, self.reach.up(), &mut effects);
-        self.told = u64::MAX; // so that a peer that comes back learns the subscriptions again
+        self.asks.peers(now_ms, &self.reach.within(), &mut effects);
+        if !news.reached.is_empty() {
+            self.told = u64::MAX; // so that a peer that comes back learns the subscriptions again
+        }
         self.perform(effects);
     }
 }
@@ -369,6 +440,7 @@ impl Handler<PlacementChanged> for Switch {
     type Result = ();
     fn handle(&mut self, PlacementChanged(ring): PlacementChanged, _: &mut Self::Context) {
         let (now_ms, mut effects) = (self.now_ms(), Vec::new());
+        self.ring = ring.clone();
         self.asks.set_ring(now_ms, ring, &mut effects);
         self.perform(effects);
     }
@@ -417,6 +489,9 @@ impl Handler<AskTable> for Switch {
 impl Handler<GetPeers> for Switch {
     type Result = actix::MessageResult<GetPeers>;
     fn handle(&mut self, _: GetPeers, _: &mut Self::Context) -> Self::Result {
-        actix::MessageResult(self.reach.up().clone())
+        let up = self.reach.up().clone();
+        let distant = self.reach.within().into_iter().filter(|g| !up.contains(g));
+        let by_detour = distant.filter_map(|g| Some((g, self.reach.detour(g, &[])?))).collect();
+        actix::MessageResult(PeersWithin { up, by_detour })
     }
 }

@@ -352,6 +352,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         directory: directory.clone(),
         ways: ways.clone(),
         replicas: replicas.clone(),
+        links: links.clone(),
         peers: switch.clone().recipient(),
         ask: switch.clone().recipient(),
         ask_table: switch.clone().recipient(),

@@ -13,6 +13,9 @@ fn plan(canary: Canary, seed: u64) -> Plan {
     if Canary::OF_GROWTH.contains(&canary) {
         return Plan::growth(seed);
     }
+    if Canary::OF_DETOURS.contains(&canary) {
+        return Plan::apart(seed, 3);
+    }
     let plan = Plan::new(seed, sizes[(seed % 5) as usize]);
     // Catching up is hard only under load.
     if canary == Canary::TransferReplaced { plan.heavy() } else { plan }
@@ -42,7 +45,7 @@ fn hunt(canary: Canary, seeds: impl IntoIterator<Item = u64>) -> Option<(u64, St
 
 /// All that the simulation must find.
 pub fn all() -> impl Iterator<Item = Canary> {
-    Canary::OF_SITES.into_iter().chain(Canary::OF_GROWTH)
+    Canary::OF_SITES.into_iter().chain(Canary::OF_DETOURS).chain(Canary::OF_GROWTH)
 }
 
 /// Hunts a quarter of the canaries, so that the quarters run in parallel.

@@ -10,6 +10,7 @@ use super::pipe::Piece;
 use super::random::Random;
 use selvedge_fabric::agreement::{Agreement, WallTime};
 use selvedge_fabric::decode::TopicRule;
+use selvedge_fabric::detour;
 use selvedge_fabric::directory::{DIRECTORY_GROUP, Genesis};
 use selvedge_fabric::forward::{self, Forward, Forwardable, Ticket};
 use selvedge_fabric::link::Known;
@@ -359,10 +360,11 @@ impl Live {
     pub fn peers(&mut self, now: Now, news: &News) {
         for replica in self.replicas.values_mut() {
             replica.step(now, ShardEvent::Peers { up: news.up.clone(), restarted: news.restarted.clone() });
+            replica.step(now, ShardEvent::Said(Arc::new(news.said.clone())));
         }
-        self.up.clone_from(&news.up);
-        news.gone().for_each(|gone| self.forward.gateway_down(now.mono_ms, gone));
-        news.back().for_each(|back| self.forward.gateway_up(back));
+        self.up = self.links.reach().within().into_iter().collect();
+        news.gone.iter().for_each(|gone| self.forward.gateway_down(now.mono_ms, *gone));
+        news.back.iter().for_each(|back| self.forward.gateway_up(*back));
     }
 
     /// A message comes from a peer, or from this gateway itself.
@@ -398,6 +400,15 @@ impl Live {
                 self.describe(now, from, id, out);
             }
             PeerMessage::TableAnswer { id, answer } => self.described(now, from, id, answer),
+            PeerMessage::Detour { to, message } => {
+                out.send.extend(detour::pass_on(self.links.reach(), from, to, message));
+            }
+            PeerMessage::Detoured { from: origin, message } => {
+                let is_peer = |from| self.links.peers().any(|peer| peer == from);
+                if let Ok(message) = detour::arrived(from, origin, &message, is_peer) {
+                    self.hear(now, origin, message, out);
+                }
+            }
             _ => {}
         }
     }

@@ -9,14 +9,15 @@ use selvedge_fabric::agreement::ClockNote;
 use selvedge_fabric::detector::{Change, DETECT_MS, Detector, TICK_MS};
 use selvedge_fabric::directory::GatewayKey;
 use selvedge_fabric::link::{
-    CONNECT_TIMEOUT_MS, Greeting, HANDSHAKE_TIMEOUT_MS, Hello, Incarnation, Known, KnownPeer, Lane, Link,
-    LinkState, PROTOCOL_NEWEST, PROTOCOL_OLDEST, PeerFrame, PeerList, PeerRefusal, REDIAL_MIN_MS, admit,
-    check,
+    CONNECT_TIMEOUT_MS, Dialled, Greeting, HANDSHAKE_TIMEOUT_MS, Hello, Incarnation, Known, KnownPeer, Lane,
+    Link, LinkState, PROTOCOL_NEWEST, PROTOCOL_OLDEST, PeerFrame, PeerList, PeerRefusal, REDIAL_MIN_MS,
+    admit, check,
 };
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_fabric::reach::{News, Reach};
 use selvedge_types::ids::GatewayId;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// The world around a process, as far as links need it.
 pub struct Around<'a> {
@@ -74,15 +75,18 @@ enum Seeking {
         socket: Socket,
         until: u64,
     },
-    /// The peer dials; this end tests whether the peer's process is gone, `left` more times, next at that time.
+    /// The peer dials first; until this end does, it tests whether the peer's process is gone, `left` more times, next
+    /// at that time.
     Probe {
         left: u64,
         at: u64,
+        dial_at: u64,
     },
     Probing {
         left: u64,
         socket: Socket,
         until: u64,
+        dial_at: u64,
     },
     Greeting {
         socket: Socket,
@@ -99,14 +103,24 @@ struct Line {
     pressed_back_until: u64,
     seeking: Seeking,
     lanes: Lanes,
+    /// The gateways that the peer has up, as its last frame on this connection said.
+    said: Arc<[GatewayId]>,
 }
 
 impl Line {
     fn new(now: u64, me: GatewayId, peer: GatewayId) -> Self {
         let link = Link::new(me, peer);
-        let seeking = if link.dials() { Seeking::Dial { at: now } } else { Seeking::Nothing };
-        let lanes = Lanes::default();
-        Self { link, socket: None, part: Vec::new(), heard_ms: 0, pressed_back_until: 0, seeking, lanes }
+        let seeking = Seeking::Dial { at: now + link.first_wait_ms() };
+        Self {
+            link,
+            socket: None,
+            part: Vec::new(),
+            heard_ms: 0,
+            pressed_back_until: 0,
+            seeking,
+            lanes: Lanes::default(),
+            said: Arc::default(),
+        }
     }
 }
 
@@ -190,6 +204,10 @@ impl Links {
         self.detector.up()
     }
 
+    pub fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
     /// Whether all links are up and nothing waits on them: as long as nothing else happens, only heartbeats are
     /// exchanged.
     pub fn is_quiet(&self) -> bool {
@@ -236,6 +254,11 @@ impl Links {
     pub fn name(&mut self, peers: BTreeMap<GatewayId, KnownPeer>) {
         self.named = Some(peers);
         self.due = 0;
+    }
+
+    /// The directory names these as removed.
+    pub fn remember_removed(&mut self, removed: Vec<GatewayId>) {
+        self.peers.remember_removed(removed);
     }
 
     /// Whether other gateways are named than those with links.
@@ -343,9 +366,10 @@ impl Links {
         let wait_ms = line.link.lost(around.now);
         line.lanes.lost();
         self.detector.lost(peer);
-        line.seeking = match line.link.dials() {
-            true => Seeking::Dial { at: around.now + wait_ms },
-            false => Seeking::Probe { left: DETECT_MS / REDIAL_MIN_MS, at: around.now },
+        let (at, dial_at) = (around.now, around.now + wait_ms);
+        line.seeking = match line.link.dials_first() {
+            true => Seeking::Dial { at: dial_at },
+            false => Seeking::Probe { left: DETECT_MS / REDIAL_MIN_MS, at, dial_at },
         };
     }
 
@@ -391,9 +415,15 @@ impl Links {
                     if !frame.messages.is_empty() && around.random.chance(4) {
                         line.pressed_back_until = around.now + around.random.below(1_500);
                     }
+                    let PeerFrame { clocks, full, up, messages } = frame;
+                    if up != line.said {
+                        line.said = up.clone();
+                        let change = self.detector.said(peer, &up);
+                        self.watched.looked(&self.detector, change.as_ref());
+                        self.apply(change, around, brought);
+                    }
                     // The messages of a connection are delivered after the change that it caused.
                     self.tell(brought);
-                    let PeerFrame { clocks, full, messages } = frame;
                     brought.push(Brought::Frame { from: peer, clocks, full, messages });
                 }
                 Segment::End => self.lose(peer, around),
@@ -413,10 +443,13 @@ impl Links {
                     let socket = around.wires.dial(around.random, now, me, peer);
                     line.seeking = Seeking::Dialling { socket, until: now + CONNECT_TIMEOUT_MS };
                 }
-                Seeking::Probe { left: 0, .. } => line.seeking = Seeking::Nothing,
-                Seeking::Probe { left, at } if at <= now => {
+                Seeking::Probe { left, dial_at, .. } if left == 0 || dial_at <= now => {
+                    line.seeking = Seeking::Dial { at: dial_at };
+                }
+                Seeking::Probe { left, at, dial_at } if at <= now => {
                     let socket = around.wires.dial(around.random, now, me, peer);
-                    line.seeking = Seeking::Probing { left, socket, until: now + CONNECT_TIMEOUT_MS };
+                    let until = (now + CONNECT_TIMEOUT_MS).min(dial_at);
+                    line.seeking = Seeking::Probing { left, socket, until, dial_at };
                 }
                 Seeking::Dialling { socket, until } | Seeking::Probing { socket, until, .. } => {
                     let answer = around.wires.read(around.random, now, socket);
@@ -433,8 +466,8 @@ impl Links {
                     }
                     around.close(socket);
                     line.seeking = match line.seeking {
-                        Seeking::Probing { left, .. } => {
-                            Seeking::Probe { left: left - 1, at: now + REDIAL_MIN_MS }
+                        Seeking::Probing { left, dial_at, .. } => {
+                            Seeking::Probe { left: left - 1, at: now + REDIAL_MIN_MS, dial_at }
                         }
                         _ => Seeking::Dial { at: now + line.link.failed() },
                     };
@@ -473,7 +506,11 @@ impl Links {
                 if let Err(refusal) = check(&self.me, &them, greeted.peer, &self.peers) {
                     let is_peer = self.peers.get(them.gateway).is_some();
                     assert!(!is_peer, "{} refuses {}: {refusal}", self.me.gateway, them.gateway);
-                    around.greet(socket, &Greeting::refused(&refusal.to_string()));
+                    let reason = refusal.to_string();
+                    let was_removed = self.peers.was_removed(them.gateway);
+                    let answer =
+                        if was_removed { Greeting::removed(&reason) } else { Greeting::refused(&reason) };
+                    around.greet(socket, &answer);
                     return self.greeting_failed(socket, around);
                 }
                 match judge(&self.peers, &them, around) {
@@ -485,7 +522,7 @@ impl Links {
                 }
             }
             (1, Step::Ready { them }, Greeting::Ready) => self.attach(socket, &them, around, brought),
-            (_, _, Greeting::Refused { reason }) => {
+            (_, _, Greeting::Refused { reason } | Greeting::Removed { reason }) => {
                 let (who, start) = (self.me.gateway, self.me.start);
                 brought.push(Brought::Refused { who, start, reason });
                 self.greeting_failed(socket, around);
@@ -536,6 +573,14 @@ impl Links {
         );
         self.greetings.remove(&socket);
         let Some(line) = self.lines.get_mut(&peer) else { return around.close(socket) };
+        let by = if socket.side == 0 { self.me.gateway } else { peer };
+        let dialled = Dialled { by, start };
+        if !line.link.takes(dialled) {
+            if line.seeking == (Seeking::Greeting { socket }) {
+                line.seeking = Seeking::Nothing;
+            }
+            return around.close(socket);
+        }
         match std::mem::replace(&mut line.seeking, Seeking::Nothing) {
             Seeking::Dialling { socket, .. } | Seeking::Probing { socket, .. } => around.close(socket),
             Seeking::Greeting { socket: other } if other != socket => {
@@ -549,7 +594,8 @@ impl Links {
         }
         line.part.clear();
         (line.heard_ms, line.pressed_back_until) = (now, 0);
-        line.link.connected(now);
+        line.link.connected(now, dialled);
+        line.said = Arc::default();
         line.lanes.connected();
         brought.push(Brought::Connected(peer));
         let change = self.detector.connected(now, peer, start);
@@ -565,9 +611,11 @@ impl Links {
         full: bool,
         note: impl Fn(GatewayId) -> ClockNote,
     ) -> u64 {
+        let up: Arc<[GatewayId]> = self.detector.up().into_iter().collect();
         for (peer, line) in &mut self.lines {
             let Some(socket) = line.socket else { continue };
             line.link.says_full(full);
+            line.link.says_up(up.clone());
             while around.wires.takes(around.now, socket) {
                 let before = line.link.counts();
                 let Some(frame) = line.link.next_frame(around.now, || note(*peer)) else { break };
@@ -585,7 +633,8 @@ impl Links {
         let mut due = self.tick_at;
         for line in self.lines.values() {
             due = due.min(match line.seeking {
-                Seeking::Dial { at } | Seeking::Probe { at, .. } => at,
+                Seeking::Dial { at } => at,
+                Seeking::Probe { at, dial_at, .. } => at.min(dial_at),
                 Seeking::Dialling { until, .. } | Seeking::Probing { until, .. } => until,
                 Seeking::Nothing | Seeking::Greeting { .. } => u64::MAX,
             });

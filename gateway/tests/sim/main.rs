@@ -111,6 +111,12 @@ fn who_fell_behind_catches_up_under_load() {
     search::heavy(3, 0..3).expect_none();
 }
 
+#[test]
+fn a_site_serves_while_a_link_stays_cut() {
+    search::apart(3, 0..8).expect_none();
+    search::apart(5, 0..3).expect_none();
+}
+
 /// Runs the seed in `SELVEDGE_SEED` (with `SELVEDGE_GATEWAYS` gateways) and prints its trace; the mistake in
 /// `SELVEDGE_CANARY` is made.
 #[test]

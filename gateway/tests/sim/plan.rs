@@ -26,6 +26,8 @@ const ROT_SALT: u64 = 0x726f_7400;
 
 /// The same for the properties of connections between gateways, and for noisy subscribers.
 const LINK_SALT: u64 = 0x006c_696e_6b00;
+/// The same for links that stay cut for long.
+const CUT_SALT: u64 = 0x0063_7574_0000;
 /// The same for the runs whose devices publish more than a gateway may hold.
 const THIRST_SALT: u64 = 0x7468_6972_7374;
 
@@ -253,6 +255,8 @@ pub struct Plan {
     pub thirsty: bool,
     /// The members of the site change: its gateways have a directory, and operators order moves.
     pub growth: bool,
+    /// After the storm, the link between two gateways stays cut while the site serves.
+    pub apart: bool,
     /// The faults, and when they begin.
     pub faults: Vec<(u64, Fault)>,
 }
@@ -299,8 +303,10 @@ impl Plan {
             temper,
             thirsty: false,
             growth: false,
+            apart: false,
             faults,
         };
+        let plan = plan.with_long_cut();
         let plan = match !days && !cramped && Random::new(seed ^ HEAVY_SALT).chance(20) {
             true => plan.heavy(),
             false => plan,
@@ -312,6 +318,37 @@ impl Plan {
         let thirsty =
             !days && !plan.heavy && !wide && !cramped && Random::new(seed ^ THIRST_SALT).chance(120);
         Self { thirsty, ..plan }
+    }
+
+    /// In some runs the link between two gateways is cut for most of the storm, in one direction or both.
+    fn with_long_cut(mut self) -> Self {
+        let mut r = Random::new(self.seed ^ CUT_SALT);
+        if self.gateways >= 3 && r.chance(250) {
+            let at = r.below(STORM_MS / 2);
+            let (from, to) = two(&mut r, self.gateways);
+            let fault = Fault::Cut { from, to, both: r.chance(600), for_ms: 2_000 + r.below(STORM_MS) };
+            self.faults.push((at, fault));
+            self.faults.sort_by_key(|(at, _)| *at);
+        }
+        self
+    }
+
+    /// A run without other faults in which a link stays cut.
+    pub fn apart(seed: u64, gateways: u16) -> Self {
+        let plain = Self::new(seed, gateways);
+        let (heavy, rots, thirsty, noisy, wide, cramped) = (false, false, false, false, false, false);
+        Self {
+            apart: true,
+            faults: Vec::new(),
+            heavy,
+            rots,
+            thirsty,
+            noisy,
+            wide,
+            cramped,
+            storm_ms: 500,
+            ..plain
+        }
     }
 
     /// A run in which replicas move: a few gateways, whose number follows from the seed, with few shards, operators'
@@ -565,4 +602,11 @@ impl fmt::Display for Plan {
         }
         Ok(())
     }
+}
+
+/// Two gateways of a site of this size, which has at least two.
+fn two(r: &mut Random, gateways: u16) -> (GatewayId, GatewayId) {
+    let a = r.below(gateways.into());
+    let b = (a + 1 + r.below(u64::from(gateways) - 1)) % u64::from(gateways);
+    (GatewayId(a as u16 + 1), GatewayId(b as u16 + 1))
 }

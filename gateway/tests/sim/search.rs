@@ -52,9 +52,10 @@ impl Found {
                 "{why}\n\nwith {plan}\nreplay: SELVEDGE_SEED={} {} cargo test -p selvedge-gateway --test sim -- \
                  --nocapture replay",
                 plan.seed,
-                match plan.growth {
-                    true => "SELVEDGE_GROWTH=1".to_string(),
-                    false => format!("SELVEDGE_GATEWAYS={}", plan.gateways),
+                match (plan.growth, plan.apart) {
+                    (true, _) => "SELVEDGE_GROWTH=1".to_string(),
+                    (false, true) => format!("SELVEDGE_APART=1 SELVEDGE_GATEWAYS={}", plan.gateways),
+                    (false, false) => format!("SELVEDGE_GATEWAYS={}", plan.gateways),
                 }
             );
         }
@@ -190,6 +191,17 @@ pub fn heavy(gateways: u16, seeds: std::ops::Range<u64>) -> Found {
     Found(None)
 }
 
+/// Runs these seeds with a link that stays cut.
+pub fn apart(gateways: u16, seeds: std::ops::Range<u64>) -> Found {
+    for seed in seeds {
+        let plan = Plan::apart(seed, gateways);
+        if let Err(why) = attempt(&plan, false) {
+            return Found(Some(Failure { plan, why }));
+        }
+    }
+    Found(None)
+}
+
 /// Runs these seeds and prints every one that fails, with the first line of its failure.
 pub fn survey(sites: &Sites, seeds: std::ops::Range<u64>) {
     let (begun, mut sum, mut failed, mut runs) = (Instant::now(), Tally::default(), 0, 0);
@@ -215,6 +227,7 @@ pub fn replay(seed: u64, gateways: u16) {
         false => Plan::new(seed, gateways),
     };
     let plan = if number("SELVEDGE_HEAVY").is_some() { plan.heavy() } else { plan };
+    let plan = if number("SELVEDGE_APART").is_some() { Plan::apart(seed, gateways) } else { plan };
     println!("{plan}");
     match attempt(&plan, true) {
         Ok(tally) => println!("all holds: {tally:?}"),

@@ -15,6 +15,7 @@ use super::plan::{Fault, Plan, Rot};
 use super::random::Random;
 use super::wire::Wires;
 use selvedge_fabric::decode::{Form, TopicRule};
+use selvedge_fabric::detour;
 use selvedge_fabric::directory::{FirstGateway, Genesis};
 use selvedge_fabric::machine::{CountingRules, Item, Override, Page, Quarantined};
 use selvedge_fabric::peer::{PeerMessage, ShardQuery, TransferMessage};
@@ -31,10 +32,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 mod ambush;
+mod apart;
 mod growth;
 mod peers;
 
 use ambush::Ambushes;
+use apart::Apart;
 use growth::{Operators, Order};
 
 /// How long the calm may take to settle everything.
@@ -75,6 +78,8 @@ pub struct Tally {
     /// Connections between gateways that were greeted, and how often a gateway took another for down.
     pub connections: u64,
     pub lost: u64,
+    /// Messages that took a detour.
+    pub detours: u64,
     /// Messages that left a full lane.
     pub displaced: u64,
     /// Configurations that followed a first one, and gateways that joined and were removed.
@@ -103,6 +108,7 @@ impl Tally {
         self.refusals += o.refusals;
         self.connections += o.connections;
         self.lost += o.lost;
+        self.detours += o.detours;
         self.displaced += o.displaced;
         self.moves += o.moves;
         self.joined += o.joined;
@@ -229,6 +235,7 @@ pub struct World {
     calm_since: u64,
     operators: Operators,
     ambushes: Ambushes,
+    apart: Option<Apart>,
     agreement: Agreement,
     configurations: Configurations,
     ballots: Ballots,
@@ -328,6 +335,7 @@ impl World {
             common,
             operators: Operators::of(&gateways),
             ambushes: Ambushes::default(),
+            apart: None,
             places: gateways.iter().map(|id| (*id, place(*id))).collect(),
             net: Net::new(plan.weather),
             devices,
@@ -397,6 +405,9 @@ impl World {
         if self.plan.heavy {
             self.catch_up();
         }
+        if self.plan.apart {
+            self.stay_apart();
+        }
         self.heal();
         self.tally.readings = self.devices.readings.len() as u64;
         self.tally.batches = self.cloud.applied;
@@ -414,25 +425,30 @@ impl World {
         }
         for shard in (0..self.common.ring.shards()).map(ShardId) {
             let at = self.pick();
-            let Some(live) = self.places.get_mut(&at).and_then(|place| place.live.as_mut()) else { continue };
-            let payload = vec![b'x'; bytes];
-            let publish = Quarantined {
-                client: format!("loud-{}", at.0),
-                topic: "loud".into(),
-                payload_bytes: payload.len() as u64,
-                payload,
-                qos: 0,
-                packet_id: 0,
-                dup: false,
-                at: EpochMs(0),
-                why: "noise".into(),
-                counted: Vec::new(),
-                recognised: 0,
-                far_behind: 0,
-            };
-            live.order(shard, Item::Quarantine { epoch: 0, publish: Box::new(publish) });
-            self.place(at).due = 0;
+            self.load_at(at, shard, bytes);
         }
+    }
+
+    /// The same for one shard, by way of this gateway.
+    fn load_at(&mut self, at: GatewayId, shard: ShardId, bytes: usize) {
+        let Some(live) = self.places.get_mut(&at).and_then(|place| place.live.as_mut()) else { return };
+        let payload = vec![b'x'; bytes];
+        let publish = Quarantined {
+            client: format!("loud-{}", at.0),
+            topic: "loud".into(),
+            payload_bytes: payload.len() as u64,
+            payload,
+            qos: 0,
+            packet_id: 0,
+            dup: false,
+            at: EpochMs(0),
+            why: "noise".into(),
+            counted: Vec::new(),
+            recognised: 0,
+            far_behind: 0,
+        };
+        live.order(shard, Item::Quarantine { epoch: 0, publish: Box::new(publish) });
+        self.place(at).due = 0;
     }
 
     /// The faults stop and the load does not: replicas that fell behind must catch up nevertheless.
@@ -1074,7 +1090,11 @@ impl World {
             self.mended.check(self.now, !self.faults, &self.places);
         }
         if !self.faults {
-            invariants::reached::check(self.now, self.calm_since, &self.places);
+            let apart = self.apart.as_ref().map(Apart::pair);
+            invariants::reached::check(self.now, self.calm_since, &self.places, apart);
+            if let Some(apart) = &mut self.apart {
+                apart.check(self.now, &self.places);
+            }
         }
     }
 
@@ -1327,6 +1347,9 @@ impl World {
             if to == from {
                 self.net.put(self.now, Packet::Peer { from, to, start: place.start, message });
             } else if let Some(live) = &mut place.live {
+                let preferred = message.shard().map_or(&[][..], |shard| self.common.ring.replicas(shard));
+                let (to, message) = detour::address(live.links.reach(), to, message, preferred);
+                self.tally.detours += u64::from(matches!(message, PeerMessage::Detour { .. }));
                 live.links.send(to, message);
             }
         }

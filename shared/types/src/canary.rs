@@ -92,6 +92,10 @@ pub enum Canary {
     AnsweredAsSettled,
     /// Publishes to one topic reach subscribers as they are settled.
     RoutedAsSettled,
+    /// A gateway passes on what others send by it under its own name.
+    DetourInOwnName,
+    /// A leader keeps leading, whoever is better connected.
+    WorseConnectedLeads,
     /// The number of a gateway that has gone is given to the next one.
     IdUsedAgain,
     /// A leader proposes values after the stop of its configuration.
@@ -166,6 +170,9 @@ impl Canary {
         Self::AnsweredAsSettled,
         Self::RoutedAsSettled,
     ];
+
+    /// Those that sites show while a link stays cut.
+    pub const OF_DETOURS: [Self; 2] = [Self::DetourInOwnName, Self::WorseConnectedLeads];
 }
 
 #[cfg(feature = "canaries")]

@@ -91,6 +91,11 @@ pub enum Greeting {
         /// Names what is in the way, for the operator.
         reason: String,
     },
+    /// The dialler was removed from the site: the connection ends here, and no other gateway will accept one.
+    Removed {
+        /// What the operator can do, as in [`Greeting::Refused`].
+        reason: String,
+    },
 }
 
 impl Greeting {
@@ -108,6 +113,7 @@ impl Greeting {
         Ok(match frame::decode("greeting", GREETING_VERSION, bytes)? {
             Self::Refused { reason } => Self::refused(&reason),
             Self::Later { reason } => Self::later(&reason),
+            Self::Removed { reason } => Self::removed(&reason),
             other => other,
         })
     }
@@ -115,6 +121,11 @@ impl Greeting {
     /// A refusal, with its reason cut to the bound.
     pub fn refused(reason: &str) -> Self {
         Self::Refused { reason: bounded(reason) }
+    }
+
+    /// A refusal of a gateway that was removed from the site, with its reason cut to the bound.
+    pub fn removed(reason: &str) -> Self {
+        Self::Removed { reason: bounded(reason) }
     }
 
     /// An answer to ask again later, with its reason cut to the bound.
@@ -155,8 +166,7 @@ pub struct Known {
 pub struct PeerRefusal(pub String);
 
 /// Checks whether `them` may talk to `me` at all: same site, same membership, a common protocol, the right ends.
-/// `expected` is the gateway that a dialler meant to reach; an acceptor passes none and accepts lower ids among
-/// `peers`.
+/// `expected` is the gateway that a dialler meant to reach; an acceptor passes none and accepts all `peers`.
 ///
 /// # Errors
 /// Returns what differs and what to do.
@@ -212,9 +222,6 @@ pub fn check(
     }
     if peers.get(theirs).is_none() {
         return refuse(format!("{mine} knows no gateway {theirs} in its site"));
-    }
-    if expected.is_none() && theirs > mine {
-        return refuse(format!("{theirs} dialled {mine}, but the lower id dials; upgrade {theirs}"));
     }
     Ok(())
 }

@@ -2,7 +2,9 @@
 //!
 //! # Protocol
 //!
-//! Two gateways of a site share one TCP connection; **the lower id dials the higher**. On it:
+//! Two gateways of a site share one TCP connection. **Either end may dial**: the one with the lower id at once, the other
+//! one after [`DIAL_BACK_MS`] without a link. So a link needs only one address that is right and one direction that a
+//! firewall lets through, and a gateway that was removed hears why it has no links. On the connection:
 //!
 //! 1. Four bytes, `SVL` and [`WIRE_VERSION`], then the three messages of `Noise_XXpsk0_25519_ChaChaPoly_BLAKE2s` with
 //!    empty payloads. The pre-shared key is derived from the site secret, so both ends prove that they know it; the
@@ -15,6 +17,10 @@
 //!    checks that and sends [`Greeting::Ready`]. Either may send [`Greeting::Refused`] with a reason instead, which
 //!    both ends log. Each end has the other's incarnation and key on disk before it sends its own consent (see [`admit`]).
 //! 4. [`PeerFrame`]s both ways, until the connection ends.
+//!
+//! If both dial at once, one connection stays, and both ends choose the same one without asking ([`Link::takes`]): that
+//! which the lower id dialled stays, or comes in place of the other one; of two that the same end dialled, the later one,
+//! since an end dials only when it has none; and the connection to a later start of the peer's process in any case.
 //!
 //! A new box that has no id yet sends [`Greeting::Join`] instead of a Hello, and gets one answer
 //! ([`Greeting::Admitted`], [`Greeting::Later`] or [`Greeting::Refused`]), after which the connection ends.
@@ -36,7 +42,7 @@
 //! its origin until it is answered.
 //!
 //! Gateways come and go while the site serves ([`PeerList`]). The link to a removed one ends for good, whatever waited
-//! in it is dropped, and its Hello is refused with the reason.
+//! in it is dropped, and its Hello is answered with [`Greeting::Removed`].
 //!
 //! Invariant: at most [`Lane::most_bytes`] (as encoded; or one message) and [`LANE_MESSAGES`] wait in a lane.
 //! Invariant: only a message of the same lane displaces a message. Only its own lane and the lanes before it keep
@@ -65,9 +71,11 @@ pub use queue::{BULK_FRAME_BYTES, LANE_MESSAGES, Lane, MAX_PASSED_OVER_FRAMES};
 
 use crate::agreement::ClockNote;
 use crate::peer::PeerMessage;
+use crate::ring::MAX_GATEWAYS;
 use bincode::{Decode, Encode};
 use selvedge_types::frame::{self, FrameError};
 use selvedge_types::ids::GatewayId;
+use std::sync::Arc;
 
 /// Version of the four bytes, the Noise pattern and the framing.
 pub const WIRE_VERSION: u8 = 2;
@@ -80,13 +88,16 @@ pub const PREAMBLE: [u8; 4] = [b'S', b'V', b'L', WIRE_VERSION];
 pub const KEYLESS_PREAMBLE: [u8; 4] = *b"SVL\x01";
 
 /// Format version of [`PeerFrame`].
-pub const PEER_FRAME_VERSION: u8 = 9;
+pub const PEER_FRAME_VERSION: u8 = 10;
 
 /// The longest frame, in bytes.
 pub const MAX_PEER_FRAME_BYTES: usize = 4 * 1024 * 1024;
 
 /// The longest message, in bytes as encoded: it still fits into a frame of its own.
-pub const MAX_MESSAGE_BYTES: usize = MAX_PEER_FRAME_BYTES - 64;
+pub const MAX_MESSAGE_BYTES: usize = MAX_PEER_FRAME_BYTES - 64 - UP_BYTES;
+
+/// The most bytes of the gateways that a frame says are up.
+const UP_BYTES: usize = 1 + 3 * MAX_GATEWAYS;
 
 /// A frame takes no further message once it has this many bytes: large enough to make the cost of a frame
 /// vanish, small enough that the receiver works on one while the next is under way.
@@ -108,6 +119,10 @@ pub const REDIAL_MIN_MS: u64 = 50;
 /// The longest wait between two attempts to dial, in milliseconds.
 pub const REDIAL_MAX_MS: u64 = 1_000;
 
+/// How long the end with the higher id waits for a link before it dials, in milliseconds: if the other end can dial, its
+/// next attempt comes before.
+pub const DIAL_BACK_MS: u64 = 2 * REDIAL_MAX_MS;
+
 /// The content of one frame: the sender's state, and messages.
 #[derive(Debug, Clone, PartialEq, Encode, Decode)]
 pub struct PeerFrame {
@@ -115,6 +130,8 @@ pub struct PeerFrame {
     pub clocks: ClockNote,
     /// The sender's disk has no room: it should lead only if no other can.
     pub full: bool,
+    /// The gateways that the sender has up, itself included.
+    pub up: Arc<[GatewayId]>,
     /// In the order in which they were sent; empty for a heartbeat.
     pub messages: Vec<PeerMessage>,
 }
@@ -137,11 +154,11 @@ impl PeerFrame {
 /// The phases of a link's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkState {
-    /// There is no connection; the dialler tries again after a wait.
+    /// There is no connection; both ends dial again, each after its wait.
     Down,
     /// The peer was removed from the site: there is no connection any more, and none is made.
     Ended,
-    /// The dialler is connecting, or the greetings are under way.
+    /// This end is connecting, or the greetings are under way.
     Handshaking,
     /// The connection is authenticated and carries frames.
     Up,
@@ -205,17 +222,27 @@ impl LinkCounts {
     }
 }
 
+/// An authenticated connection: which end dialled it, and which start of the peer's process it leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dialled {
+    pub by: GatewayId,
+    pub start: u64,
+}
+
 /// The core of one link, without its connection.
 #[derive(Debug)]
 pub struct Link {
+    me: GatewayId,
     peer: GatewayId,
-    dials: bool,
     state: LinkState,
+    /// The connection, while the link is up.
+    dialled: Option<Dialled>,
     queue: LinkQueue,
     last_frame_ms: u64,
     redial_ms: u64,
     connected_ms: u64,
     full: bool,
+    up: Arc<[GatewayId]>,
     counts: LinkCounts,
 }
 
@@ -223,14 +250,16 @@ impl Link {
     /// The link from `me` to `peer`, down.
     pub fn new(me: GatewayId, peer: GatewayId) -> Self {
         Self {
+            me,
             peer,
-            dials: me < peer,
             state: LinkState::Down,
+            dialled: None,
             queue: LinkQueue::default(),
             last_frame_ms: 0,
             redial_ms: REDIAL_MIN_MS,
             connected_ms: 0,
             full: false,
+            up: Arc::default(),
             counts: LinkCounts::default(),
         }
     }
@@ -240,9 +269,24 @@ impl Link {
         self.peer
     }
 
-    /// Whether this end is the one that dials (the lower id does).
-    pub fn dials(&self) -> bool {
-        self.dials
+    /// Whether this end is the one that dials first: the lower id.
+    pub fn dials_first(&self) -> bool {
+        self.me < self.peer
+    }
+
+    /// The end that dialled the connection, while the link is up.
+    pub fn dialled_by(&self) -> Option<GatewayId> {
+        self.dialled.map(|dialled| dialled.by)
+    }
+
+    /// How long to wait before this end dials for the first time, in milliseconds.
+    pub fn first_wait_ms(&self) -> u64 {
+        self.wait_ms(0)
+    }
+
+    /// The wait, or longer for the end that does not dial first.
+    fn wait_ms(&self, wait_ms: u64) -> u64 {
+        if self.dials_first() { wait_ms } else { wait_ms.max(DIAL_BACK_MS) }
     }
 
     /// The phase that the connection is in.
@@ -277,24 +321,38 @@ impl Link {
         }
         let wait = self.redial_ms;
         self.redial_ms = (wait * 2).min(REDIAL_MAX_MS);
-        wait
+        self.wait_ms(wait)
     }
 
-    /// Notes that an authenticated connection exists, the first or one that replaces another. Waiting messages are
-    /// kept. Messages that the old connection had taken may be lost, so the peer receives the subscriptions again.
-    pub fn connected(&mut self, now: u64) {
+    /// Whether a new authenticated connection becomes that of the link. If not, the caller closes it. Both ends decide
+    /// alike about the same two connections.
+    pub fn takes(&self, new: Dialled) -> bool {
+        let lower = self.me.min(self.peer);
+        match self.dialled {
+            _ if self.state == LinkState::Ended => false,
+            Some(old) => new.start > old.start || new.by == lower || old.by != lower,
+            None => true,
+        }
+    }
+
+    /// Notes that an authenticated connection exists that the link takes, the first or one that replaces another. Waiting
+    /// messages are kept. Messages that the old connection had taken may be lost, so the peer receives the subscriptions
+    /// again.
+    pub fn connected(&mut self, now: u64, dialled: Dialled) {
         if self.state == LinkState::Ended {
             return;
         }
-        self.state = LinkState::Up;
+        (self.state, self.dialled) = (LinkState::Up, Some(dialled));
         self.queue.connected();
         self.connected_ms = now;
         self.last_frame_ms = now;
     }
 
     /// Notes that the connection is gone, and drops the waiting messages. Returns how long to wait before dialling,
-    /// in milliseconds: 0, unless the connection was short-lived, as it is when the peer ends it for a reason.
+    /// in milliseconds: 0 for the end that dials first, unless the connection was short-lived, as it is when the peer
+    /// ends it for a reason.
     pub fn lost(&mut self, now: u64) -> u64 {
+        self.dialled = None;
         if self.state != LinkState::Ended {
             self.state = LinkState::Down;
         }
@@ -303,12 +361,12 @@ impl Link {
             return self.failed();
         }
         self.redial_ms = REDIAL_MIN_MS;
-        0
+        self.wait_ms(0)
     }
 
     /// Ends the link for good, because the peer was removed from the site, and drops the waiting messages.
     pub fn end(&mut self) {
-        self.state = LinkState::Ended;
+        (self.state, self.dialled) = (LinkState::Ended, None);
         self.queue.clear(&mut self.counts);
     }
 
@@ -329,6 +387,11 @@ impl Link {
         self.full = full;
     }
 
+    /// Sets which gateways frames from now on say that this gateway has up.
+    pub fn says_up(&mut self, up: Arc<[GatewayId]>) {
+        self.up = up;
+    }
+
     /// The next frame, if one is due now: the waiting messages by priority (up to [`FRAME_TARGET_BYTES`]), or a
     /// heartbeat. The caller asks whenever the connection can take a frame. `clocks` reads the clocks at that
     /// moment.
@@ -338,7 +401,7 @@ impl Link {
         }
         let messages = self.queue.take(FRAME_TARGET_BYTES, &mut self.counts);
         self.last_frame_ms = now;
-        Some(PeerFrame { clocks: clocks(), full: self.full, messages }.encode())
+        Some(PeerFrame { clocks: clocks(), full: self.full, up: self.up.clone(), messages }.encode())
     }
 
     /// When a heartbeat is due if nothing is sent until then, in the milliseconds of `now`: at a multiple of

@@ -99,6 +99,15 @@ impl PeerList {
         Ok(PeerListChange { added, removed, keyed })
     }
 
+    /// Takes in that these gateways were removed from the site, according to the directory: a process that has just
+    /// started did not see them go.
+    pub fn remember_removed(&mut self, removed: impl IntoIterator<Item = GatewayId>) {
+        self.removed.extend(removed.into_iter().filter(|p| !self.present.contains_key(p)));
+        while self.removed.len() > MAX_REMOVED_PEERS_ENTRIES {
+            self.removed.pop_first();
+        }
+    }
+
     /// The facts about a present peer.
     pub fn get(&self, peer: GatewayId) -> Option<&KnownPeer> {
         self.present.get(&peer)

@@ -36,6 +36,8 @@ pub enum Lane {
     Forwarding,
     /// Questions of people and programs, and the answers.
     Questions,
+    /// Messages that take a detour: those to pass on, and those that this gateway passes on for others.
+    Detours,
     /// The filters of subscribers, and the publishes for them.
     Subscribers,
     /// Snapshots, pieces of the log and contents of batches.
@@ -44,8 +46,8 @@ pub enum Lane {
 
 impl Lane {
     /// All lanes, by priority.
-    pub const ALL: [Self; 5] =
-        [Self::Consensus, Self::Forwarding, Self::Questions, Self::Subscribers, Self::Bulk];
+    pub const ALL: [Self; 6] =
+        [Self::Consensus, Self::Forwarding, Self::Questions, Self::Detours, Self::Subscribers, Self::Bulk];
 
     /// The lane that a message belongs to.
     pub fn of(message: &PeerMessage) -> Self {
@@ -59,6 +61,7 @@ impl Lane {
             | PeerMessage::Answer { .. }
             | PeerMessage::AskTable { .. }
             | PeerMessage::TableAnswer { .. } => Self::Questions,
+            PeerMessage::Detour { .. } | PeerMessage::Detoured { .. } => Self::Detours,
             PeerMessage::Interest { .. } | PeerMessage::Route { .. } | PeerMessage::Taken { .. } => {
                 Self::Subscribers
             }
@@ -72,6 +75,7 @@ impl Lane {
             Self::Consensus => "consensus",
             Self::Forwarding => "forwarding",
             Self::Questions => "questions",
+            Self::Detours => "detours",
             Self::Subscribers => "subscribers",
             Self::Bulk => "bulk",
         }
@@ -80,7 +84,7 @@ impl Lane {
     /// The most bytes, as encoded, that wait in the lane; a single message may be longer.
     pub fn most_bytes(self) -> usize {
         match self {
-            Self::Consensus | Self::Forwarding | Self::Subscribers => 4 * MIB,
+            Self::Consensus | Self::Forwarding | Self::Detours | Self::Subscribers => 4 * MIB,
             Self::Questions => MIB,
             Self::Bulk => 2 * MIB,
         }

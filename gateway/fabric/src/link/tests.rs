@@ -7,6 +7,9 @@ use crate::ring::ReplicaSet;
 use selvedge_types::ids::ShardId;
 use selvedge_types::time::EpochMs;
 
+/// By the end with the lower id, to the first start of the peer's process.
+const DIALLED: Dialled = Dialled { by: GatewayId(1), start: 1 };
+
 const CLOCKS: fn() -> ClockNote = || ClockNote { wall: EpochMs(1_764_000_000_000), mono_ms: 5, heard: None };
 
 fn message(n: u64, bytes: usize) -> PeerMessage {
@@ -26,14 +29,14 @@ fn numbers(frame: Option<Vec<u8>>) -> Vec<u64> {
 fn up() -> Link {
     let mut link = Link::new(GatewayId(1), GatewayId(2));
     link.handshaking();
-    link.connected(1000);
+    link.connected(1000, DIALLED);
     link
 }
 
 #[test]
 fn the_lower_id_dials_and_waits_longer_after_each_failure() {
     let mut link = Link::new(GatewayId(1), GatewayId(2));
-    assert!(link.dials() && !Link::new(GatewayId(2), GatewayId(1)).dials());
+    assert!(link.dials_first() && !Link::new(GatewayId(2), GatewayId(1)).dials_first());
     assert_eq!(link.state(), LinkState::Down);
     let waits = [(); 7].map(|()| {
         link.handshaking();
@@ -44,12 +47,50 @@ fn the_lower_id_dials_and_waits_longer_after_each_failure() {
     });
     assert_eq!(waits, [50, 100, 200, 400, 800, 1000, 1000]);
     link.handshaking();
-    link.connected(10_000);
+    link.connected(10_000, DIALLED);
     assert_eq!(link.state(), LinkState::Up);
     assert_eq!(link.lost(10_100), 1000, "a connection that ends as soon as it is there was no success");
-    link.connected(20_000);
+    link.connected(20_000, DIALLED);
     assert_eq!(link.lost(21_000), 0, "a sound one is dialled again at once");
     assert_eq!(link.failed(), 50);
+}
+
+#[test]
+fn the_higher_id_dials_later() {
+    let mut link = Link::new(GatewayId(2), GatewayId(1));
+    assert_eq!(
+        (link.first_wait_ms(), Link::new(GatewayId(1), GatewayId(2)).first_wait_ms()),
+        (DIAL_BACK_MS, 0)
+    );
+    assert_eq!([(); 3].map(|()| link.failed()), [DIAL_BACK_MS; 3]);
+    link.connected(1000, DIALLED);
+    assert_eq!(link.lost(9000), DIAL_BACK_MS);
+}
+
+/// Two ends that have the same two connections keep the same one, in whatever order each of them got the two.
+#[test]
+fn of_two_connections_both_ends_keep_the_same() {
+    let (lower, higher) = (GatewayId(1), GatewayId(2));
+    let (by_lower, by_higher) = (Dialled { by: lower, start: 4 }, Dialled { by: higher, start: 4 });
+    for (me, peer) in [(lower, higher), (higher, lower)] {
+        for order in [[by_lower, by_higher], [by_higher, by_lower]] {
+            let mut link = Link::new(me, peer);
+            for dialled in order {
+                if link.takes(dialled) {
+                    link.connected(1000, dialled);
+                }
+            }
+            assert_eq!(link.dialled_by(), Some(lower), "{me} {order:?}");
+        }
+    }
+    let mut link = Link::new(higher, lower);
+    link.connected(1000, by_lower);
+    assert!(link.takes(by_lower), "the end that dials anew has none");
+    assert!(link.takes(Dialled { start: 5, ..by_higher }), "the peer's process has restarted");
+    link.lost(2000);
+    assert!(link.takes(by_higher));
+    link.end();
+    assert!(!link.takes(by_lower));
 }
 
 #[test]
@@ -80,7 +121,7 @@ fn a_heartbeat_leaves_only_after_silence() {
     let heartbeat = link.next_frame(1100, CLOCKS).unwrap();
     assert_eq!(
         PeerFrame::decode(&heartbeat).unwrap(),
-        PeerFrame { clocks: CLOCKS(), full: false, messages: vec![] }
+        PeerFrame { clocks: CLOCKS(), full: false, up: Arc::default(), messages: vec![] }
     );
     link.says_full(true);
     link.send(vec![message(1, 10)]);
@@ -110,6 +151,8 @@ fn a_frame_is_cut_at_its_target_but_takes_any_one_message() {
 #[test]
 fn the_longest_message_fits_a_frame_and_a_longer_one_is_dropped_alone() {
     let mut link = up();
+    // As many gateways as a site has, with numbers that take three bytes each.
+    link.says_up((0..crate::ring::MAX_GATEWAYS as u16).map(|n| GatewayId(60_000 + n)).collect());
     let overhead = {
         let mut queue = LinkQueue::default();
         let size = |n: usize| {
@@ -118,9 +161,9 @@ fn the_longest_message_fits_a_frame_and_a_longer_one_is_dropped_alone() {
             link.next_frame(1000, CLOCKS).unwrap().len()
         };
         queue.push(message(1, 100_000), &mut LinkCounts::default());
-        // A frame holds its version, the clocks (11 bytes), whether there is room, the number of messages, and the
-        // messages.
-        assert_eq!(size(100_000), 1 + 11 + 1 + 1 + queue.bytes());
+        // A frame holds its version, the clocks (11 bytes), whether there is room, the gateways that are up (here none), the
+        // number of messages, and the messages.
+        assert_eq!(size(100_000), 1 + 11 + 1 + 1 + 1 + queue.bytes());
         queue.bytes() - 100_000
     };
     link.send(vec![message(1, 10), message(2, MAX_MESSAGE_BYTES - overhead + 1), message(3, 10)]);
@@ -154,11 +197,11 @@ fn a_full_lane_drops_its_oldest_and_counts_them() {
 fn a_link_that_is_down_keeps_nothing() {
     let mut link = Link::new(GatewayId(1), GatewayId(2));
     assert!(!link.send(vec![message(1, 1)]));
-    link.connected(1000);
+    link.connected(1000, DIALLED);
     link.send(vec![message(2, 1), message(3, 1)]);
     link.lost(1001);
     assert_eq!(link.next_frame(5000, CLOCKS), None);
-    link.connected(1002);
+    link.connected(1002, DIALLED);
     assert_eq!(link.next_frame(1002, CLOCKS), None);
     assert_eq!(link.counts().total().dropped_down, 3);
 }
@@ -169,7 +212,7 @@ fn the_link_to_a_removed_peer_ends_for_good_and_counts_what_it_drops() {
     link.send(vec![message(1, 1), message(2, 1)]);
     link.end();
     assert_eq!((link.state(), link.counts().total().dropped_down), (LinkState::Ended, 2));
-    link.connected(2_000); // a greeting that was under way
+    link.connected(2_000, DIALLED); // a greeting that was under way
     assert!(!link.send(vec![message(3, 1)]));
     assert!(link.next_frame(9_000, CLOCKS).is_none(), "not even a heartbeat");
     link.handshaking();
@@ -185,28 +228,42 @@ fn the_link_to_a_removed_peer_ends_for_good_and_counts_what_it_drops() {
 fn a_replacing_connection_takes_over_what_waits() {
     let mut link = up();
     link.send(vec![message(1, 1)]);
-    link.connected(1001);
+    link.connected(1001, DIALLED);
     assert_eq!(numbers(link.next_frame(1001, CLOCKS)), [1]);
 }
 
 /// Gateways of two releases talk to each other, so these bytes never change.
 #[test]
 fn golden_bytes() {
-    let frame = PeerFrame { clocks: CLOCKS(), full: true, messages: vec![message(7, 2)] };
-    assert_eq!(frame.encode(), [9, 253, 0, 208, 47, 109, 53, 3, 0, 0, 5, 0, 1, 1, 1, 0, 1, 1, 7, 2, 0, 0]);
-    let empty = PeerFrame { clocks: ClockNote::default(), full: false, messages: vec![] };
-    assert_eq!(empty.encode(), [9, 0, 0, 0, 0, 0]);
+    let frame = PeerFrame {
+        clocks: CLOCKS(),
+        full: true,
+        up: [GatewayId(1), GatewayId(300)].into(),
+        messages: vec![message(7, 2)],
+    };
+    assert_eq!(
+        frame.encode(),
+        [10, 253, 0, 208, 47, 109, 53, 3, 0, 0, 5, 0, 1, 2, 1, 251, 44, 1, 1, 1, 0, 1, 1, 7, 2, 0, 0]
+    );
+    let empty = PeerFrame { clocks: ClockNote::default(), full: false, up: Arc::default(), messages: vec![] };
+    assert_eq!(empty.encode(), [10, 0, 0, 0, 0, 0, 0]);
     let replicas = ReplicaSet { configuration: 3, members: vec![GatewayId(4), GatewayId(300)] };
     let (leader, origin) = (Some(2), Origin { gateway: GatewayId(1), start: 1 });
     let answer = ForwardAnswer::NotLeader { leader, replicas: replicas.clone() };
     let forwarded = PeerMessage::Forwarded { shard: ShardId(0), origin, n: 7, answer };
     let answer = PeerMessage::Answer { id: 9, answer: QueryAnswer::NotLeader { leader, replicas } };
-    let told = PeerFrame { clocks: ClockNote::default(), full: false, messages: vec![forwarded, answer] };
+    let told = PeerFrame {
+        clocks: ClockNote::default(),
+        full: false,
+        up: Arc::default(),
+        messages: vec![forwarded, answer],
+    };
     let said = [1, 1, 2, 3, 2, 4, 251, 44, 1]; // that it does not lead, the leader, and who holds the shard
-    let expected = [&[9, 0, 0, 0, 0, 2, 2, 0, 1, 1, 7][..], &said, &[5, 9], &said].concat();
+    let expected = [&[10, 0, 0, 0, 0, 0, 2, 2, 0, 1, 1, 7][..], &said, &[5, 9], &said].concat();
     assert_eq!(told.encode(), expected);
     let refused = Greeting::refused("no\nway").encode();
     assert_eq!(refused, [1, 3, 6, b'n', b'o', b' ', b'w', b'a', b'y']);
+    assert_eq!(Greeting::removed("no").encode(), [1, 7, 2, b'n', b'o']);
     let hello = Greeting::Hello(hello(2)).encode();
     assert_eq!(hello[..12], [1, 0, 1, 1, 7, b'p', b'l', b'a', b'n', b't', b'-', b'7']);
     assert_eq!(hello[12..44], [5; 32]);
@@ -271,7 +328,6 @@ fn who_does_not_belong_is_refused_in_words() {
             "disagree on the site's membership or settings (hash 05050505 here, 01050505 there)",
         ),
         (|h| h.gateway = GatewayId(2), None, "both ends call themselves g2"),
-        (|h| h.gateway = GatewayId(3), None, "the lower id dials"),
         (|_| (), Some(GatewayId(3)), "g2 expected g3 at this address and found g1"),
         (|h| h.gateway = GatewayId(9), None, "g2 knows no gateway g9"),
         (

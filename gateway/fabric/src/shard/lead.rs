@@ -4,6 +4,7 @@
 use super::clock::ElapsedClock;
 use super::{MAX_PENDING_BYTES, MAX_PROPOSAL_BYTES, MAX_SUBMISSION_BYTES, Now, ShardCore};
 use crate::configuration::{Configuration, MAX_LEARNER_LAG_SLOTS, ReconfigureRefused, Stop};
+use crate::detector::ReachReports;
 use crate::machine::{BatchVerdict, Command, Origin, Proposal};
 use crate::peer::{BusyReason, ForwardAnswer, PeerMessage};
 use selvedge_paxos::{Ballot, Event, ProposeError, Role, Slot};
@@ -11,6 +12,7 @@ use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::GatewayId;
 use selvedge_types::time::ElapsedMs;
 use selvedge_types::uplink::{LedgerId, SiteIncarnation};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -82,11 +84,20 @@ pub const MAX_HAND_BACK_MS: u64 = 320_000;
 /// How long a leader with a full disk waits until it may know a majority that has room.
 pub const FULL_HAND_BACK_MS: u64 = 500;
 
-/// Decides when leadership goes to a better leader: back to the shard's preferred one, so that leaders stay spread
+/// How well a gateway is connected: how many members of the configuration it has up, and how many gateways in all.
+type Connected = (usize, usize);
+
+/// Decides when leadership goes to a better leader: to a member that is better connected, that is, one that has more of
+/// the members up, or as many members and more gateways; back to the shard's preferred one, so that leaders stay spread
 /// as the ring says after gateways were away; from a gateway whose wall clock lies outside the interval that the
 /// others agree on to one whose clock does not; and from one whose disk is full, if a majority has room. A leader
 /// hands over only while it has nothing under way, unless its disk is full: what it has under way then may stay so
 /// forever.
+///
+/// Being connected comes before being preferred: leadership does not go back to a member that is connected less well
+/// than its leader, so the two rules never pass it to and fro. A full disk or a clock that is outside come before both.
+/// What a gateway says of whom it has up lags behind by a heartbeat and the time that its detector needs, which is far
+/// less than the wait before leadership changes: the loss of a gateway moves no leader.
 #[derive(Debug)]
 pub(super) struct HandBack {
     me: GatewayId,
@@ -99,6 +110,8 @@ pub(super) struct HandBack {
     outside: Vec<GatewayId>,
     /// The gateways whose disks are full.
     full: Vec<GatewayId>,
+    /// The gateways that each of the others has up.
+    said: ReachReports,
     to: Option<GatewayId>,
     due_ms: Option<u64>,
     wait_ms: u64,
@@ -107,8 +120,19 @@ pub(super) struct HandBack {
 impl HandBack {
     pub(super) fn new(me: GatewayId, configuration: &Configuration) -> Self {
         let Configuration { members, witnesses, .. } = configuration.clone();
-        let (up, outside, full) = (Vec::new(), Vec::new(), Vec::new());
-        Self { me, members, witnesses, up, outside, full, to: None, due_ms: None, wait_ms: HAND_BACK_MS }
+        let (up, outside, full, said) = (Vec::new(), Vec::new(), Vec::new(), ReachReports::new());
+        Self {
+            me,
+            members,
+            witnesses,
+            up,
+            outside,
+            full,
+            said,
+            to: None,
+            due_ms: None,
+            wait_ms: HAND_BACK_MS,
+        }
     }
 
     /// Takes over the members and witnesses of a configuration that begins, and looks for a better leader among them.
@@ -125,6 +149,11 @@ impl HandBack {
     pub(super) fn peers(&mut self, now: Now, up: &[GatewayId], restarted: &[GatewayId]) {
         self.up = up.to_vec();
         self.weigh(now, restarted);
+    }
+
+    pub(super) fn said(&mut self, now: Now, said: &ReachReports) {
+        self.said.clone_from(said);
+        self.weigh(now, &[]);
     }
 
     pub(super) fn clocks(&mut self, now: Now, outside: &[GatewayId]) {
@@ -161,9 +190,27 @@ impl HandBack {
             let chosen = leaders.clone().find(fit).or_else(|| leaders.find(roomy));
             return chosen.filter(|_| able >= majority && !canary::makes(Canary::FullKeepsLeading));
         }
-        match self.outside.contains(&self.me) {
-            true => leaders.find(fit),
-            false => leaders.next().filter(fit),
+        if self.outside.contains(&self.me) {
+            return leaders.find(fit);
+        }
+        let mine = self.connected(self.me);
+        let better = leaders.clone().filter(fit).filter(|m| self.connected(*m) > mine);
+        // The first one of those that are connected best.
+        let better = better.min_by_key(|m| Reverse(self.connected(*m)));
+        if better.is_some() && !canary::makes(Canary::WorseConnectedLeads) {
+            return better;
+        }
+        leaders.next().filter(|m| fit(m) && self.connected(*m) >= mine)
+    }
+
+    /// How well a gateway is connected. One that has not said yet whom it has up is taken to be connected like this one.
+    fn connected(&self, gateway: GatewayId) -> Connected {
+        let members = |up: &mut dyn Iterator<Item = &GatewayId>| {
+            up.fold((0, 0), |(members, all), g| (members + usize::from(self.members.contains(g)), all + 1))
+        };
+        match self.said.get(&gateway).filter(|_| gateway != self.me) {
+            Some(said) => members(&mut said.iter()),
+            None => members(&mut self.up.iter()),
         }
     }
 
@@ -179,33 +226,34 @@ impl HandBack {
     }
 }
 
-/// The site gives up a gateway that the leader can't reach for this long: its connections count as ended.
+/// The site gives up a gateway that is not within the leader's reach for this long, not even by a detour: its
+/// connections count as ended.
 pub const LOST_AFTER_MS: u64 = 15_000;
 
-/// Since when each gateway that can't be reached has been so.
+/// Since when each gateway that is not within reach has been so.
 #[derive(Debug)]
 pub(super) struct Absent {
     me: GatewayId,
-    up: BTreeSet<GatewayId>,
+    within: BTreeSet<GatewayId>,
     since_ms: BTreeMap<GatewayId, u64>,
 }
 
 impl Absent {
     pub(super) fn new(me: GatewayId) -> Self {
-        Self { me, up: BTreeSet::new(), since_ms: BTreeMap::new() }
+        Self { me, within: BTreeSet::new(), since_ms: BTreeMap::new() }
     }
 
-    pub(super) fn peers(&mut self, now: Now, up: &[GatewayId]) {
-        let before = std::mem::replace(&mut self.up, up.iter().copied().collect());
-        for gone in before.difference(&self.up) {
+    pub(super) fn reach(&mut self, now: Now, within: &BTreeSet<GatewayId>) {
+        let before = std::mem::replace(&mut self.within, within.clone());
+        for gone in before.difference(&self.within) {
             self.since_ms.insert(*gone, now.mono_ms);
         }
-        self.since_ms.retain(|gateway, _| !self.up.contains(gateway));
+        self.since_ms.retain(|gateway, _| !self.within.contains(gateway));
     }
 
-    /// When to give up a gateway; never while it is reachable. One that was never reached counts from now on.
+    /// When to give up a gateway; never while it is within reach. One that was never reached counts from now on.
     fn lost_at_ms(&mut self, now: Now, gateway: GatewayId) -> Option<u64> {
-        if gateway == self.me || self.up.contains(&gateway) {
+        if gateway == self.me || self.within.contains(&gateway) {
             return None;
         }
         Some(*self.since_ms.entry(gateway).or_insert(now.mono_ms) + LOST_AFTER_MS)
@@ -225,7 +273,7 @@ impl ShardCore {
     fn give_up_lost(&mut self, now: Now) {
         let Some(lead) = self.lead.as_mut().filter(|lead| lead.opened) else { return };
         let absent = &mut self.absent;
-        lead.lost.retain(|origin| !absent.up.contains(&origin.gateway));
+        lead.lost.retain(|origin| !absent.within.contains(&origin.gateway));
         for origin in self.machine.processes() {
             let due = absent.lost_at_ms(now, origin.gateway).is_some_and(|at| at <= now.mono_ms);
             if due && lead.lost.insert(origin) {
@@ -505,5 +553,82 @@ fn forwarded_bytes(command: &Command) -> usize {
     match command {
         Command::Forwarded { submission, .. } => submission.len(),
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use selvedge_types::time::EpochMs;
+
+    fn ids(list: &[u16]) -> Vec<GatewayId> {
+        list.iter().copied().map(GatewayId).collect()
+    }
+
+    fn at(mono_ms: u64) -> Now {
+        Now { mono_ms, wall: EpochMs(0), sure: true }
+    }
+
+    /// Of the leader `me` in a group of 1, 2 and 3, preferred in this order.
+    fn hand_back(me: u16) -> HandBack {
+        HandBack::new(GatewayId(me), &Configuration::first(ids(&[1, 2, 3]), Vec::new()))
+    }
+
+    /// The better leader that `me` sees. `reaches` lists for each gateway that is up which ones it has up.
+    fn better(me: u16, reaches: &[(u16, &[u16])], outside: &[u16]) -> Option<u16> {
+        let mut back = hand_back(me);
+        let own = reaches.iter().find(|(of, _)| *of == me).unwrap().1;
+        let said = reaches.iter().filter(|(of, _)| own.contains(of) && *of != me);
+        let said = said.map(|(of, up)| (GatewayId(*of), ids(up).into_iter().collect())).collect();
+        back.clocks(at(0), &ids(outside));
+        back.peers(at(0), &ids(own), &[]);
+        back.said(at(0), &said);
+        assert_eq!(back.to.is_some(), back.due_ms.is_some());
+        back.to.map(|to| to.0)
+    }
+
+    #[test]
+    fn who_should_lead_instead() {
+        let all: &[u16] = &[1, 2, 3];
+        let whole = [(1, all), (2, all), (3, all)];
+        assert_eq!(
+            [1, 2, 3].map(|me| better(me, &whole, &[])),
+            [None, Some(1), Some(1)],
+            "the preferred one"
+        );
+        // 1 and 2 don't reach each other.
+        let apart: [(u16, &[u16]); 3] = [(1, &[1, 3]), (2, &[2, 3]), (3, all)];
+        assert_eq!([1, 2, 3].map(|me| better(me, &apart, &[])), [Some(3), Some(3), None], "3 reaches both");
+        assert_eq!(better(1, &apart, &[3]), None, "its clock is off, so it leads only if no other can");
+        assert_eq!(
+            better(3, &apart, &[3]),
+            Some(1),
+            "and it gives leading up to one that is connected less well"
+        );
+        // All reach all members, and only 3 reaches gateway 4 as well.
+        let distant: [(u16, &[u16]); 3] = [(1, all), (2, all), (3, &[1, 2, 3, 4])];
+        assert_eq!([1, 2, 3].map(|me| better(me, &distant, &[])), [Some(3), Some(3), None]);
+        // Members count for more than other gateways.
+        let many: [(u16, &[u16]); 3] = [(1, &[1, 3, 4, 5, 6]), (2, all), (3, all)];
+        assert_eq!([1, 2, 3].map(|me| better(me, &many, &[])), [Some(3), None, None]);
+        // 3 has said nothing yet.
+        assert_eq!(better(1, &[(1, &[1, 3])], &[]), None);
+    }
+
+    #[test]
+    fn nobody_hands_over_for_what_passes_before_the_wait_is_over() {
+        let mut back = hand_back(1);
+        back.peers(at(0), &ids(&[1, 2, 3]), &[]);
+        let says = |up: &[u16]| ReachReports::from([(GatewayId(2), ids(up).into_iter().collect())]);
+        // 3 is gone: this leader has noticed, and 2 has not said so yet.
+        back.said(at(0), &says(&[1, 2, 3]));
+        back.peers(at(1_000), &ids(&[1, 2]), &[]);
+        assert_eq!((back.to, back.due_ms), (Some(GatewayId(2)), Some(1_000 + HAND_BACK_MS)));
+        back.said(at(1_600), &says(&[1, 2]));
+        assert_eq!((back.to, back.due_ms), (None, None));
+        // The link is cut for long.
+        back.said(at(2_000), &says(&[1, 2, 3]));
+        back.said(at(2_100), &says(&[1, 2, 3]));
+        assert_eq!(back.due_ms, Some(2_000 + HAND_BACK_MS), "the wait does not begin anew");
     }
 }

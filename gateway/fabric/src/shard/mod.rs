@@ -14,6 +14,11 @@
 //! The members of the group change when a stop is chosen: the core then makes the group of the next configuration (see
 //! [`configure`]).
 //!
+//! A leader that another member is better connected than hands over to that one ([`lead`]). A gateway that the leader
+//! reaches only by a detour ([`crate::detour`]) is served like any other. Its replica gets nothing meanwhile: it can't
+//! hear its leader and canvasses the others, but nobody supports it as long as the leader lives for them. So it disturbs
+//! nobody, and it follows again when a member leads that reaches it.
+//!
 //! Wall time is the gateway's, as far as a majority agrees on it ([`crate::agreement`]). Without agreement it
 //! continues by elapsed time from the last time agreed on, and the proposal marks it as unsure.
 //!
@@ -44,12 +49,14 @@ pub use recover::{
 
 use crate::configuration::{self, Configuration, ReconfigureRefused, Stop};
 
+use crate::detector::ReachReports;
 use crate::directory::Directory;
 use crate::link::MAX_START;
 use crate::machine::{
     BatchVerdict, Counters, CountingRules, CutBatch, DueWill, Halt, Machine, Origin, Proposal, Scan,
 };
 use crate::peer::{ForwardAnswer, PeerMessage, QueryAnswer, ShardQuery, TableQuestion, TransferMessage};
+use crate::reach;
 use crate::record::LogRecord;
 use crate::site_state::{ReplicaDescription, ReplicaRole, TransferProgress};
 use configure::{Group, Place};
@@ -107,7 +114,7 @@ pub enum ShardEvent {
     },
     /// A gateway forwards a batch.
     Forward {
-        /// The sender, as authenticated by the link.
+        /// The sender, as authenticated by the link, or named by the neighbour that passed it on.
         from: GatewayId,
         /// The process that took the batch's items in.
         origin: Origin,
@@ -146,6 +153,8 @@ pub enum ShardEvent {
         /// Those whose process is another than before.
         restarted: Vec<GatewayId>,
     },
+    /// A change in what the gateways that are up say of which gateways they have up.
+    Said(Arc<ReachReports>),
     /// A change in which gateways have wall clocks outside the interval that a majority agrees on: they should lead
     /// only if no other can.
     Clocks {
@@ -387,6 +396,8 @@ pub struct ShardCore {
     former: Vec<GatewayId>,
     /// The gateways within reach, as the host last reported.
     known_up: Vec<GatewayId>,
+    /// The gateways that each of those has up, as the host last reported.
+    said: Arc<ReachReports>,
     /// The learners that the directory names.
     learners: Vec<GatewayId>,
     /// Bytes per second at which it fetches a snapshot and what that lists, if it is held to a rate.
@@ -464,6 +475,7 @@ impl ShardCore {
             silent_until: found.silent_until,
             former: Vec::new(),
             known_up: Vec::new(),
+            said: Arc::default(),
             learners,
             transfer_rate: None,
             limits,
@@ -520,9 +532,13 @@ impl ShardCore {
             ShardEvent::TransferAnswered { to, answer } => self.on_answer(now, to, answer),
             ShardEvent::Peers { up, restarted } => {
                 self.hand_back.peers(now, &up, &restarted);
-                self.absent.peers(now, &up);
-                self.reads.peers(self.me, &up);
                 self.on_peers(now, up, restarted);
+                self.reach_changed(now);
+            }
+            ShardEvent::Said(said) => {
+                self.hand_back.said(now, &said);
+                self.said = said;
+                self.reach_changed(now);
             }
             ShardEvent::Clocks { outside } => {
                 self.hand_back.clocks(now, &outside);
@@ -669,6 +685,13 @@ impl ShardCore {
     /// Whether this replica leads and has applied its opening entry, so that it serves requests.
     pub fn serves(&self) -> bool {
         self.lead.as_ref().is_some_and(|l| l.opened)
+    }
+
+    /// Takes in which gateways are within reach, directly or by a detour: they can be answered.
+    fn reach_changed(&mut self, now: Now) {
+        let within = reach::within(self.known_up.iter().copied(), &self.said);
+        self.absent.reach(now, &within);
+        self.reads.reach(self.me, &within);
     }
 
     fn absorb(&mut self, effects: selvedge_paxos::PaxosEffects) {

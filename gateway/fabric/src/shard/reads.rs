@@ -5,14 +5,14 @@
 //! the next turn comes as soon as the host has done everything else.
 //!
 //! Invariant: a question is gathered once, however often its asker repeats it.
-//! Limits: [`MAX_QUERIES`] questions of each kind wait. A question is dropped when its asker stops waiting or can't
-//! be reached.
+//! Limits: [`MAX_QUERIES`] questions of each kind wait. A question is dropped when its asker stops waiting or is
+//! no longer within reach.
 
 use super::{MAX_QUERIES, Scanning};
 use crate::machine::{GATHER_TURN_STEPS, Gathering, Machine};
 use crate::peer::ShardQuery;
 use selvedge_types::ids::GatewayId;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 #[derive(Debug)]
 struct Read {
@@ -44,10 +44,10 @@ impl ReadQueue {
         true
     }
 
-    /// Drops the questions of gateways that can't be reached.
-    pub fn peers(&mut self, me: GatewayId, up: &[GatewayId]) {
+    /// Drops the questions of gateways that are not within reach.
+    pub fn reach(&mut self, me: GatewayId, within: &BTreeSet<GatewayId>) {
         for list in [&mut self.of_one, &mut self.of_many] {
-            list.retain(|read| read.to == me || up.contains(&read.to));
+            list.retain(|read| read.to == me || within.contains(&read.to));
         }
     }
 

@@ -5,7 +5,9 @@ use proptest::collection::vec;
 use proptest::option::of;
 use proptest::prelude::*;
 use selvedge_fabric::agreement::ClockNote;
-use selvedge_fabric::link::{Greeting, Hello, Incarnation, Lane, Link, MAX_PEER_FRAME_BYTES, PeerFrame};
+use selvedge_fabric::link::{
+    Dialled, Greeting, Hello, Incarnation, Lane, Link, MAX_PEER_FRAME_BYTES, PeerFrame,
+};
 use selvedge_fabric::machine::{
     BatchVerdict, Command, ConnectItem, ConnectOutcome, CountingRules, DisconnectItem, DueWill, Item,
     ItemOutcome, Judged, Maker, NameRef, Origin, Page, Proposal, PublishItem, Quarantined, Reading, Readmit,
@@ -415,8 +417,8 @@ fn strict<T, E>(bytes: &[u8], decode: impl Fn(&[u8]) -> Result<T, E>) -> Result<
 
 proptest! {
     #[test]
-    fn a_frame_of_messages(wall in time(), mono_ms in any::<u64>(), heard in of(any::<(u64, u64)>()), messages in vec(message(), 0..6)) {
-        let frame = PeerFrame { clocks: ClockNote { wall, mono_ms, heard }, full: wall.0 % 2 == 0, messages };
+    fn a_frame_of_messages(wall in time(), mono_ms in any::<u64>(), heard in of(any::<(u64, u64)>()), up in vec(any::<u16>(), 0..5), messages in vec(message(), 0..6)) {
+        let frame = PeerFrame { clocks: ClockNote { wall, mono_ms, heard }, full: wall.0 % 2 == 0, up: up.into_iter().map(GatewayId).collect(), messages };
         let bytes = frame.encode();
         prop_assert_eq!(PeerFrame::decode(&bytes), Ok(frame));
         strict(&bytes, PeerFrame::decode)?;
@@ -457,7 +459,7 @@ proptest! {
     ) {
         let mut link = Link::new(GatewayId(1), GatewayId(2));
         link.handshaking();
-        link.connected(0);
+        link.connected(0, Dialled { by: GatewayId(1), start: 1 });
         link.send(messages.clone());
         let mut arrived = Vec::new();
         while let Some(bytes) = link.next_frame(0, ClockNote::default) {

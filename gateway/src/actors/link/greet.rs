@@ -7,11 +7,11 @@ use crate::static_key::StaticKey;
 use actix::Recipient;
 use selvedge_fabric::directory::GatewayKey;
 use selvedge_fabric::link::{
-    Greeting, HANDSHAKE_TIMEOUT_MS, Hello, JoinQuestion, MAX_GREETING_BYTES, PeerList, PeerRefusal, check,
-    check_join, no_common_protocol,
+    Dialled, Greeting, HANDSHAKE_TIMEOUT_MS, Hello, JoinQuestion, MAX_GREETING_BYTES, PeerList, PeerRefusal,
+    check, check_join, no_common_protocol,
 };
 use selvedge_types::ids::GatewayId;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -26,6 +26,8 @@ pub(super) struct Greeter {
     pub identity: Arc<Mutex<Identity>>,
     /// To the actor that passes the questions of new boxes on.
     pub admission: Recipient<AskToJoin>,
+    /// What a peer has answered if this gateway was removed from the site.
+    pub removed: OnceLock<String>,
 }
 
 /// What an end that dialled has said first.
@@ -37,7 +39,8 @@ enum First {
 /// An authenticated connection to an admitted peer.
 pub(super) struct Established {
     pub peer: GatewayId,
-    pub start: u64,
+    /// The end that dialled, and the start of the peer's process.
+    pub dialled: Dialled,
     pub key: GatewayKey,
     pub reader: FrameReader,
     pub writer: FrameWriter,
@@ -54,11 +57,18 @@ impl Greeter {
             let them = match hear(&mut reader).await? {
                 Greeting::Welcome(them) => them,
                 Greeting::Refused { reason } => return Err(LinkError::RefusedByPeer(reason)),
+                Greeting::Removed { reason } => {
+                    if self.removed.set(reason.clone()).is_ok() {
+                        tracing::error!("this gateway was removed from its site: {reason}");
+                    }
+                    return Err(LinkError::RefusedByPeer(reason));
+                }
                 _ => return Err(out_of_turn()),
             };
             self.consent(&them, key, Some(peer), &mut writer).await?;
             writer.send(&Greeting::Ready.encode()).await?;
-            Ok(Established { peer: them.gateway, start: them.start, key, reader, writer })
+            let dialled = Dialled { by: self.me.gateway, start: them.start };
+            Ok(Established { peer: them.gateway, dialled, key, reader, writer })
         })
         .await
     }
@@ -101,8 +111,8 @@ impl Greeter {
             writer.send(&Greeting::Welcome(self.me.clone()).encode()).await?;
             match hear(&mut reader).await? {
                 Greeting::Ready => {
-                    let (peer, start) = (them.gateway, them.start);
-                    Ok(Some(Established { peer, start, key, reader, writer }))
+                    let dialled = Dialled { by: them.gateway, start: them.start };
+                    Ok(Some(Established { peer: them.gateway, dialled, key, reader, writer }))
                 }
                 Greeting::Refused { reason } => Err(LinkError::RefusedByPeer(reason)),
                 _ => Err(out_of_turn()),
@@ -145,8 +155,17 @@ impl Greeter {
         };
         match checked {
             Ok(()) => Ok(()),
+            // Only a dialler learns it: an acceptor that was removed takes the answer of the gateways that it dials.
+            Err(PeerRefusal(reason)) if expected.is_none() && self.was_removed(them.gateway) => {
+                let _ = writer.send(&Greeting::removed(&reason).encode()).await; // as in `refuse`
+                Err(LinkError::Refused(reason))
+            }
             Err(refusal) => Err(refuse(refusal, writer).await),
         }
+    }
+
+    fn was_removed(&self, gateway: GatewayId) -> bool {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).was_removed(gateway)
     }
 
     fn check(&self, them: &Hello, expected: Option<GatewayId>) -> Result<(), PeerRefusal> {

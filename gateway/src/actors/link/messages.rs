@@ -48,6 +48,14 @@ pub(super) struct PeerDisconnected {
     pub peer: GatewayId,
 }
 
+/// To the watch: the gateways that a peer has up, as its frame says. Sent when that has changed.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct PeerSaid {
+    pub peer: GatewayId,
+    pub up: Arc<[GatewayId]>,
+}
+
 /// To the watch: the peer's machine refuses connections.
 #[derive(Message)]
 #[rtype(result = "()")]

@@ -6,8 +6,8 @@
 //!   PeerListener ─> greeting task ─> Attach ─> PeerLink ─> PeerWatch ─┴─> PeersChanged  (status)
 //! ```
 //!
-//! Each peer has one [`PeerLink`] actor, which dials (if this gateway has the lower id), holds the one connection and
-//! lets a new one replace it. One [`PeerListener`] accepts and greets; one [`PeerWatch`] owns the failure detector. All
+//! Each peer has one [`PeerLink`] actor, which dials (at once if this gateway has the lower id, else after a while), holds
+//! the one connection and lets a new one replace it. One [`PeerListener`] accepts and greets; one [`PeerWatch`] owns the failure detector. All
 //! of them run in the arbiter that [`start`] is given, and only this file names them all.
 //!
 //! Gateways come and go ([`PeerLinks::set_peers`]): for each, a line, a link and an entry of the detector come and go.
@@ -57,11 +57,11 @@ use selvedge_fabric::link::{
 use selvedge_fabric::peer::PeerMessage;
 use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_types::ids::GatewayId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -100,16 +100,20 @@ pub fn start(settings: LinkSettings, arbiter: &ArbiterHandle) -> io::Result<Peer
     };
     let me = hello.gateway;
     let listed = RwLock::new(PeerList::new(me));
-    let greeter = Arc::new(Greeter { me: hello, key, own, peers: listed, identity, admission });
-    let watch = PeerWatch::start_in_arbiter(arbiter, move |_| PeerWatch::new(me, status));
+    let removed = OnceLock::new();
+    let greeter = Arc::new(Greeter { me: hello, key, own, peers: listed, identity, admission, removed });
+    let up = Arc::new(UpList::of(me));
+    let watched = up.clone();
+    let watch = PeerWatch::start_in_arbiter(arbiter, move |_| PeerWatch::new(me, watched, status));
     let ways = LinkWays {
         connected: watch.clone().recipient(),
         disconnected: watch.clone().recipient(),
         refused: watch.clone().recipient(),
+        said: watch.clone().recipient(),
         inbound,
     };
     let (arbiter, lines) = (arbiter.clone(), RwLock::default());
-    let links = PeerLinks(Arc::new(Links { lines, greeter, watch, ways, clock, room, arbiter }));
+    let links = PeerLinks(Arc::new(Links { lines, greeter, watch, ways, clock, room, up, arbiter }));
     links.set_peers(peers).map_err(io::Error::other)?;
     let listed = links.clone();
     PeerListener::start_in_arbiter(&links.0.arbiter, move |_| PeerListener::new(listener, listed));
@@ -127,6 +131,7 @@ struct Links {
     ways: LinkWays,
     clock: Arc<SiteClock>,
     room: Arc<SiteRoom>,
+    up: Arc<UpList>,
     arbiter: ArbiterHandle,
 }
 
@@ -145,7 +150,7 @@ impl PeerLinks {
     /// # Errors
     /// When they are too many. Nothing has changed then.
     pub fn set_peers(&self, peers: BTreeMap<GatewayId, KnownPeer>) -> Result<(), TooManyPeers> {
-        let Links { lines, greeter, watch, ways, clock, room, arbiter } = &*self.0;
+        let Links { lines, greeter, watch, ways, clock, room, up, arbiter } = &*self.0;
         // Held to the end: who meets a new peer waits until its link is there, and changes do not cross.
         let mut lines = lines.write().unwrap_or_else(PoisonError::into_inner);
         let ids: Vec<GatewayId> = peers.keys().copied().collect();
@@ -162,7 +167,7 @@ impl PeerLinks {
             lines.present.iter().map(|(peer, (line, _))| (*peer, line.clone())).collect();
         watched.retain(|peer, _| !change.removed.contains(peer));
         for peer in &change.added {
-            watched.insert(*peer, Arc::new(Line::new(me, *peer, clock.clone(), room.clone())));
+            watched.insert(*peer, Arc::new(Line::new(me, *peer, clock.clone(), room.clone(), up.clone())));
         }
         // First of all, so that the watch knows a peer before it learns of a connection to it. As many of these wait as
         // the site has changed its gateways meanwhile.
@@ -184,6 +189,22 @@ impl PeerLinks {
             tracing::warn!(%peer, "a gateway was removed from this site");
         }
         Ok(())
+    }
+
+    /// Takes in which gateways the directory knows as removed: they are refused with the reason.
+    pub fn remember_removed(&self, removed: impl IntoIterator<Item = GatewayId>) {
+        let mut peers = self.0.greeter.peers.write().unwrap_or_else(PoisonError::into_inner);
+        peers.remember_removed(removed);
+    }
+
+    /// Whether a gateway is a peer: one of the site's, and another one than this.
+    pub fn knows(&self, peer: GatewayId) -> bool {
+        self.lines().present.contains_key(&peer)
+    }
+
+    /// What a gateway of the site has answered to this one if this one was removed from the site.
+    pub fn removed(&self) -> Option<&str> {
+        self.0.greeter.removed.get().map(String::as_str)
     }
 
     /// Sends messages to a peer, in order, without waiting: what the link can't hold is dropped and counted (see
@@ -236,10 +257,35 @@ pub struct LinkStatus {
     pub peer: GatewayId,
     /// Its place in the life of a link.
     pub state: LinkState,
+    /// The end that dialled the connection, while it is up.
+    pub dialled_by: Option<GatewayId>,
     /// Why the link is not up. While it is up: why another machine that claimed to be the peer was refused since.
     pub trouble: Option<String>,
     /// What the link carried and dropped.
     pub counts: LinkCounts,
+}
+
+/// The gateways that this one has up, for the frames of all links.
+struct UpList(Mutex<Arc<[GatewayId]>>);
+
+impl UpList {
+    fn of(me: GatewayId) -> Self {
+        Self(Mutex::new([me].into()))
+    }
+
+    fn get(&self) -> Arc<[GatewayId]> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns whether that is a change.
+    fn set(&self, up: &BTreeSet<GatewayId>) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = !known.iter().eq(up);
+        if changed {
+            *known = up.iter().copied().collect();
+        }
+        changed
+    }
 }
 
 /// The part of one link that its actor, its tasks, the watch and the senders share.
@@ -253,13 +299,20 @@ struct Line {
     pressed_back: AtomicBool,
     clock: Arc<SiteClock>,
     room: Arc<SiteRoom>,
+    up: Arc<UpList>,
     trouble: Mutex<Option<String>>,
     /// How often the link may cause a line in the log.
     log_limit: SharedLogLimit,
 }
 
 impl Line {
-    fn new(me: GatewayId, peer: GatewayId, clock: Arc<SiteClock>, room: Arc<SiteRoom>) -> Self {
+    fn new(
+        me: GatewayId,
+        peer: GatewayId,
+        clock: Arc<SiteClock>,
+        room: Arc<SiteRoom>,
+        up: Arc<UpList>,
+    ) -> Self {
         Self {
             peer,
             link: Mutex::new(Link::new(me, peer)),
@@ -268,6 +321,7 @@ impl Line {
             pressed_back: AtomicBool::new(false),
             clock,
             room,
+            up,
             trouble: Mutex::new(None),
             log_limit: SharedLogLimit::default(),
         }
@@ -303,6 +357,7 @@ impl Line {
         LinkStatus {
             peer: self.peer,
             state: link.state(),
+            dialled_by: link.dialled_by(),
             trouble: self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             counts: link.counts(),
         }

@@ -1,7 +1,9 @@
 //! The actor of one link: dials, holds the connection, and replaces it.
 
 use super::greet::{Established, Greeter};
-use super::messages::{Attach, CheckKey, Cut, EndLink, PeerConnected, PeerDisconnected, PeerRefused};
+use super::messages::{
+    Attach, CheckKey, Cut, EndLink, PeerConnected, PeerDisconnected, PeerRefused, PeerSaid,
+};
 use super::noise::{FrameReader, FrameWriter, LinkError};
 use super::{Line, Task};
 use crate::actors::messages::switch::FromPeer;
@@ -10,12 +12,13 @@ use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, 
 use selvedge_fabric::detector::DETECT_MS;
 use selvedge_fabric::directory::GatewayKey;
 use selvedge_fabric::link::{CONNECT_TIMEOUT_MS, MAX_PEER_FRAME_BYTES, PeerFrame, REDIAL_MIN_MS};
+use selvedge_types::ids::GatewayId;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout, timeout_at};
+use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 
 /// A connection ended by itself.
 #[derive(Message)]
@@ -34,6 +37,8 @@ pub(super) struct LinkWays {
     pub disconnected: Recipient<PeerDisconnected>,
     /// To the watch: the peer's machine refuses connections.
     pub refused: Recipient<PeerRefused>,
+    /// To the watch: which gateways the peer has up.
+    pub said: Recipient<PeerSaid>,
     /// Receives the messages of the peer.
     pub inbound: Recipient<FromPeer>,
 }
@@ -85,11 +90,7 @@ impl PeerLink {
             refused: self.ways.refused.clone(),
             link: ctx.address(),
         };
-        self.seeking = Some(if self.line.link().dials() {
-            Task::spawn(seeker.dial(wait_ms))
-        } else {
-            Task::spawn(seeker.probe())
-        });
+        self.seeking = Some(Task::spawn(seeker.seek(wait_ms)));
     }
 }
 
@@ -97,9 +98,8 @@ impl Actor for PeerLink {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        if self.line.link().dials() {
-            self.seek(0, ctx);
-        }
+        let wait_ms = self.line.link().first_wait_ms();
+        self.seek(wait_ms, ctx);
     }
 }
 
@@ -107,41 +107,48 @@ impl Handler<Attach> for PeerLink {
     type Result = ();
     fn handle(
         &mut self,
-        Attach(Established { peer, start, key, reader, writer }): Attach,
+        Attach(Established { peer, dialled, key, reader, writer }): Attach,
         ctx: &mut Self::Context,
     ) {
         if !self.greeter.may_have(peer, key) {
             // Its key was named while the greeting was under way; the next greeting is refused with the reason.
-            if self.connection.is_none() && self.line.link().dials() {
+            if self.connection.is_none() {
                 let wait_ms = self.line.link().failed();
                 self.seek(wait_ms, ctx);
             }
             return;
         }
+        if !self.line.link().takes(dialled) {
+            tracing::debug!(%peer, by = %dialled.by, "both ends have dialled: the other connection stays");
+            return;
+        }
         self.seeking = None;
         self.connections += 1;
-        let connection = self.connections;
+        let (connection, start) = (self.connections, dialled.start);
         let now = pulse::now_ms();
         self.line.heard(now);
         self.connection = None;
         self.line.pressed_back.store(false, Ordering::Relaxed);
-        self.line.link().connected(now);
+        self.line.link().connected(now, dialled);
         self.line.no_trouble();
         self.line.clock.connected(peer);
         if let Some(left_out) = self.line.log_limit.note("up") {
-            tracing::info!(%peer, start, "link up{left_out}");
+            tracing::info!(%peer, start, by = %dialled.by, "link up{left_out}");
         }
+        let end = if dialled.by == peer { "peer" } else { "this" };
+        metrics::counter!("selvedge_link_connections_total", "dialled_by" => end).increment(1);
         let (line, link) = (self.line.clone(), ctx.address());
         let write = async move {
             let Err(e) = write(line, writer).await;
             link.do_send(Lost { connection, why: e.to_string() });
         };
         let (line, link, inbound) = (self.line.clone(), ctx.address(), self.ways.inbound.clone());
+        let said = self.ways.said.clone();
         let announced =
             self.ways.connected.send(PeerConnected { peer, start, link: ctx.address().recipient() });
         let read = async move {
             let _ = announced.await; // fails only when the arbiter is ending
-            let Err(e) = read(line, reader, inbound).await;
+            let Err(e) = read(line, reader, said, inbound).await;
             link.do_send(Lost { connection, why: e.to_string() });
         };
         let (_reader, _writer) = (Task::spawn(read), Task::spawn(write));
@@ -196,6 +203,7 @@ async fn write(line: Arc<Line>, mut writer: FrameWriter) -> Result<std::convert:
         let (frame, heartbeat_at) = {
             let mut link = line.link();
             link.says_full(line.room.is_full());
+            link.says_up(line.up.get());
             (link.next_frame(now, || line.clock.note(line.peer)), link.heartbeat_at())
         };
         match frame {
@@ -213,13 +221,20 @@ async fn write(line: Arc<Line>, mut writer: FrameWriter) -> Result<std::convert:
 async fn read(
     line: Arc<Line>,
     mut reader: FrameReader,
+    said: Recipient<PeerSaid>,
     inbound: Recipient<FromPeer>,
 ) -> Result<std::convert::Infallible, LinkError> {
+    let stopping = |_| LinkError::Broken("this gateway is stopping".to_string());
+    let mut up: Arc<[GatewayId]> = Arc::default();
     loop {
         let body = reader.next(MAX_PEER_FRAME_BYTES, || line.heard(pulse::now_ms())).await?;
         let frame = PeerFrame::decode(body).map_err(|e| LinkError::Broken(e.to_string()))?;
         line.clock.heard(line.peer, frame.clocks);
         line.room.says(line.peer, frame.full);
+        if frame.up != up {
+            up = frame.up;
+            said.send(PeerSaid { peer: line.peer, up: up.clone() }).await.map_err(stopping)?;
+        }
         if frame.messages.is_empty() {
             continue;
         }
@@ -227,7 +242,7 @@ async fn read(
         let taken = inbound.send(FromPeer { peer: line.peer, messages: frame.messages }).await;
         line.heard(pulse::now_ms());
         line.pressed_back.store(false, Ordering::Relaxed);
-        taken.map_err(|_| LinkError::Broken("this gateway is stopping".to_string()))?;
+        taken.map_err(stopping)?;
     }
 }
 
@@ -240,12 +255,21 @@ struct Seeker {
 }
 
 impl Seeker {
+    /// Waits, and then dials. The end that does not dial first may have lost a connection that the peer had dialled: it
+    /// tests meanwhile whether the peer's process is gone.
+    async fn seek(self, wait_ms: u64) {
+        let until = pulse::at(pulse::now_ms() + wait_ms);
+        if !self.line.link().dials_first() {
+            let _ = timeout_at(until, self.probe()).await; // it has found out what it can
+        }
+        sleep_until(until).await;
+        self.dial().await;
+    }
+
     /// Dials until the peer has admitted us.
-    async fn dial(self, first_wait_ms: u64) {
+    async fn dial(self) {
         let peer = self.line.peer;
-        let mut wait_ms = first_wait_ms;
         loop {
-            sleep(Duration::from_millis(wait_ms)).await;
             self.line.link().handshaking();
             let greeted = match self.connect().await {
                 Ok((socket, at)) => self.greeter.dial(socket, peer).await.map_err(|e| (e, at)),
@@ -261,13 +285,14 @@ impl Seeker {
                     self.line.trouble(&why);
                 }
             }
-            wait_ms = self.line.link().failed();
+            let wait_ms = self.line.link().failed();
+            sleep(Duration::from_millis(wait_ms)).await;
         }
     }
 
     /// After the loss of a connection that the peer had dialled, tests whether the peer's process is gone, as long as
     /// the result can be news.
-    async fn probe(self) {
+    async fn probe(&self) {
         for _ in 0..DETECT_MS / REDIAL_MIN_MS {
             let _ = self.connect().await; // which tells the watch of a refusal
             sleep(Duration::from_millis(REDIAL_MIN_MS)).await;

@@ -1,7 +1,7 @@
 //! The actor of the failure detector: it watches all links, and announces which gateways are up.
 
-use super::messages::{Cut, PeerConnected, PeerDisconnected, PeerRefused, WatchPeers};
-use super::{Line, Task};
+use super::messages::{Cut, PeerConnected, PeerDisconnected, PeerRefused, PeerSaid, WatchPeers};
+use super::{Line, Task, UpList};
 use crate::actors::messages::switch::PeersChanged;
 use crate::actors::pulse;
 use actix::{Actor, Context, Handler, Recipient, ResponseFuture};
@@ -20,6 +20,8 @@ pub struct PeerWatch {
     lines: BTreeMap<GatewayId, Arc<Line>>,
     links: BTreeMap<GatewayId, Recipient<Cut>>,
     news: Rc<News>,
+    /// For frames: the gateways that this one has up.
+    up: Arc<UpList>,
     status: Option<Recipient<PeersChanged>>,
     telling: Option<Task>,
 }
@@ -71,10 +73,10 @@ impl News {
 
 impl PeerWatch {
     /// A watch that knows no peer yet: see [`WatchPeers`].
-    pub(super) fn new(me: GatewayId, status: Recipient<PeersChanged>) -> Self {
+    pub(super) fn new(me: GatewayId, up: Arc<UpList>, status: Recipient<PeersChanged>) -> Self {
         let detector = Detector::new(pulse::now_ms(), me, []);
         let (lines, links, news) = (BTreeMap::new(), BTreeMap::new(), Rc::default());
-        Self { detector, lines, links, news, status: Some(status), telling: None }
+        Self { detector, lines, links, news, up, status: Some(status), telling: None }
     }
 
     fn apply(&mut self, change: Option<Change>) {
@@ -82,7 +84,9 @@ impl PeerWatch {
         for link in change.cut.iter().filter_map(|p| self.links.get(p)) {
             link.do_send(Cut);
         }
-        tracing::info!(up = ?change.up, restarted = ?change.restarted, "peers changed");
+        if self.up.set(&change.up) || !change.restarted.is_empty() {
+            tracing::info!(up = ?change.up, restarted = ?change.restarted, "peers changed");
+        }
         self.news.add(change);
     }
 
@@ -147,6 +151,14 @@ impl Handler<PeerDisconnected> for PeerWatch {
     type Result = ();
     fn handle(&mut self, PeerDisconnected { peer }: PeerDisconnected, _: &mut Self::Context) {
         self.detector.lost(peer);
+    }
+}
+
+impl Handler<PeerSaid> for PeerWatch {
+    type Result = ();
+    fn handle(&mut self, PeerSaid { peer, up }: PeerSaid, _: &mut Self::Context) {
+        let change = self.detector.said(peer, &up);
+        self.apply(change);
     }
 }
 

@@ -5,7 +5,7 @@ use selvedge_fabric::detector::Change;
 use selvedge_fabric::peer::{PeerMessage, TableAnswer, TableQuestion};
 use selvedge_fabric::site_questions::{SiteAnswer, SiteQuestion};
 use selvedge_types::ids::GatewayId;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::oneshot;
 
 /// Messages from a peer, in the order in which they were sent. Never empty.
@@ -54,7 +54,28 @@ pub struct AskTable {
 #[rtype(result = "()")]
 pub struct InterestChanged;
 
-/// Asks which gateways are up.
+/// Asks which gateways are within reach.
 #[derive(Debug, Message)]
-#[rtype(result = "BTreeSet<GatewayId>")]
+#[rtype(result = "PeersWithin")]
 pub struct GetPeers;
+
+/// The gateways within reach of this one.
+#[derive(Debug, Clone, Default)]
+pub struct PeersWithin {
+    /// Those that are up, this one among them.
+    pub up: BTreeSet<GatewayId>,
+    /// Those that only others have up, and through which of these messages go to them.
+    pub by_detour: BTreeMap<GatewayId, GatewayId>,
+}
+
+impl PeersWithin {
+    /// Whether a gateway is among them.
+    pub fn contains(&self, gateway: &GatewayId) -> bool {
+        self.up.contains(gateway) || self.by_detour.contains_key(gateway)
+    }
+
+    /// All of them.
+    pub fn all(self) -> BTreeSet<GatewayId> {
+        self.up.into_iter().chain(self.by_detour.into_keys()).collect()
+    }
+}

@@ -171,6 +171,7 @@ impl Live {
                 StewardEffect::Submit(item) => self.submit(item),
                 StewardEffect::Placed(sets) => self.place(now, sets, out),
                 StewardEffect::Peers(peers) => self.name_peers(peers),
+                StewardEffect::Removed(removed) => self.links.remember_removed(removed),
                 StewardEffect::Draining(draining) => {
                     if let Some(desk) = &mut self.steward {
                         desk.draining = draining;
