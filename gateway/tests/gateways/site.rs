@@ -38,10 +38,17 @@ impl Plan {
 
     /// The same, but gateway `from` reaches gateway `to` at the port that `at` gives.
     pub fn wired(count: usize, at: impl Fn(usize, usize) -> u16) -> Self {
-        Self::settings(count, count, Some(&at))
+        Self::settings(count, count, Some(&|from, to, _| at(from, to)))
     }
 
-    fn settings(begin: usize, count: usize, at: Option<&dyn Fn(usize, usize) -> u16>) -> Self {
+    /// The same, but two gateways know each other at a port where nobody is.
+    pub fn apart(count: usize, pair: [usize; 2]) -> Self {
+        let nobody = selvedge_ports::claim(1).unwrap();
+        let cut = |from, to| pair == [from, to] || pair == [to, from];
+        Self::settings(count, count, Some(&|from, to, port| if cut(from, to) { nobody } else { port }))
+    }
+
+    fn settings(begin: usize, count: usize, at: Option<&dyn Fn(usize, usize, u16) -> u16>) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         SiteSecret::generate().unwrap().create_file(&dir.path().join("secret")).unwrap();
         let first = selvedge_ports::claim(3 * count as u16 + 1).unwrap();
@@ -56,7 +63,11 @@ impl Plan {
                  [mqtt]\nbind = \"127.0.0.1:{}\"\n[http]\nbind = \"127.0.0.1:{}\"\n\
                  [uplink]\nport = {nobody}\n[log]\nsegment_mib = 1\nkeep_free_mib = 0\n",
                 plan.dir.path().join("secret"),
-                plan.members(begin, |to| at.filter(|_| to != i).map_or(plan.peer[to], |at| at(i, to))),
+                plan.members(begin, |to| at.filter(|_| to != i).map_or(plan.peer[to], |at| at(
+                    i,
+                    to,
+                    plan.peer[to]
+                ))),
                 match i < begin {
                     true => format!("id = {}", i + 1),
                     false => format!("join_token_file = {:?}", plan.token_file(i)),
