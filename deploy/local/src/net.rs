@@ -160,15 +160,28 @@ pub enum Cut {
     Cable(usize),
 }
 
+/// The kinds of [`Cut`], as the option names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum CutKind {
+    Pair,
+    Mute,
+    Island,
+    Cable,
+}
+
+impl CutKind {
+    const ALL: [Self; 4] = [Self::Pair, Self::Mute, Self::Island, Self::Cable];
+}
+
 impl Cut {
-    /// One that concerns this gateway first of all, by chance.
-    pub fn random(gateway: usize, gateways: usize) -> Self {
+    /// One that concerns this gateway first of all, of this kind or of any, by chance.
+    pub fn random(kind: Option<CutKind>, gateway: usize, gateways: usize) -> Self {
         let other = (gateway + 1 + fastrand::usize(0..gateways.saturating_sub(1).max(1))) % gateways.max(1);
-        match fastrand::u32(0..4) {
-            0 => Self::Pair(gateway, other),
-            1 => Self::Mute(gateway),
-            2 => Self::Island(gateway),
-            _ => Self::Cable(gateway),
+        match kind.or_else(|| fastrand::choice(CutKind::ALL)) {
+            Some(CutKind::Pair) => Self::Pair(gateway, other),
+            Some(CutKind::Mute) => Self::Mute(gateway),
+            Some(CutKind::Island) => Self::Island(gateway),
+            Some(CutKind::Cable) | None => Self::Cable(gateway),
         }
     }
 
@@ -237,9 +250,10 @@ mod tests {
         assert_eq!(Cut::Mute(1).losses(3), [(1, 0), (1, 2)]);
         assert_eq!(Cut::Island(0).losses(3), [(0, 1), (1, 0), (0, 2), (2, 0)]);
         for _ in 0..100 {
-            for (from, to) in Cut::random(2, 3).losses(3) {
+            for (from, to) in Cut::random(None, 2, 3).losses(3) {
                 assert!(from != to && from < 3 && to < 3);
             }
+            assert!(matches!(Cut::random(Some(CutKind::Pair), 2, 3), Cut::Pair(2, 0 | 1)));
         }
     }
 }

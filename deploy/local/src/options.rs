@@ -1,6 +1,6 @@
 //! The command line of the local site.
 
-use crate::net;
+use crate::net::{self, CutKind};
 use clap::Parser;
 use selvedge_types::time::parse_duration_ms;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -75,6 +75,9 @@ pub struct Options {
     /// Keep a cut for this time.
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_time)]
     pub cut_for: Duration,
+    /// Cut in this way only: from one other gateway, in one direction, from all, or altogether.
+    #[arg(long, value_name = "KIND", requires = "cut_every")]
+    pub cut_only: Option<CutKind>,
     /// Kill a random gateway for good, this often (30s): delete its disk, and have a new gateway take its place. Each next
     /// fault comes only when the site is whole again.
     #[arg(long, value_name = "TIME", value_parser = parse_every, conflicts_with = "data_dir")]
@@ -217,7 +220,7 @@ mod tests {
     fn every_option_is_read() {
         let text = "--for 30s --devices 0 --rate 2.5 --gateways 5 --replay a.csv --replay b.csv --speed max \
                     --data-dir x --mqtt-port 2000 --http-port 3000 --node-port 4000 --uplink-port 5000 \
-                    --kill-every 1500ms --down-for 1s --pause-every 7s --pause-for 3s --cut-every 9s --cut-for 4s --json";
+                    --kill-every 1500ms --down-for 1s --pause-every 7s --pause-for 3s --cut-every 9s --cut-for 4s --cut-only pair --json";
         let growing = parse(&["--grow-every", "20s", "--replace-every", "30s"]).unwrap();
         assert_eq!((growing.gateways, growing.boxes()), (3, 5));
         assert_eq!(growing.replace_every, Some(Duration::from_secs(30)));
@@ -228,7 +231,7 @@ mod tests {
         let seconds = Duration::from_secs;
         assert_eq!((options.down_for, options.pause_every), (Some(seconds(1)), Some(seconds(7))));
         assert_eq!((options.pause_for, options.cut_for), (seconds(3), seconds(4)));
-        assert_eq!(options.cut_every, Some(seconds(9)));
+        assert_eq!((options.cut_every, options.cut_only), (Some(seconds(9)), Some(CutKind::Pair)));
         assert_eq!((options.devices, options.rate, options.gateways), (0, 2.5, 5));
         assert_eq!(options.replay.len(), 2);
         assert_eq!(options.speed, Speed::Max);

@@ -333,7 +333,8 @@ impl Site {
         let leads = |i: &usize| self.boxes.get(*i).is_some_and(|b| b.leading > 0);
         let leading: Vec<usize> = running.iter().copied().filter(leads).collect();
         let index = fastrand::choice(leading).or(fastrand::choice(running)).unwrap_or(0);
-        let cut = (kind == FaultKind::Cut).then(|| Cut::random(index, self.boxes.len()));
+        let cut =
+            (kind == FaultKind::Cut).then(|| Cut::random(self.options.cut_only, index, self.boxes.len()));
         let heal_at = Instant::now() + self.schedule.lasts(kind);
         let mut trouble = Trouble { gateway: index, kind, cut, heal_at, healed: false };
         if let Some(fleet) = fleet {
