@@ -24,7 +24,8 @@
 //! even if the peer was never seen down.
 //!
 //! Each peer says in every frame which gateways it has up itself. The detector keeps that, of peers that are up, for
-//! [`crate::reach`].
+//! [`crate::reach`]. What peers say of a gateway that has just gone down here counts only after [`DETOUR_AFTER_MS`]: most
+//! likely it is down for them, too, and they have not said so yet.
 //!
 //! Gateways come and go. A new one is down until it connects; a removed one is down from then on, and nothing that
 //! it still says changes that.
@@ -48,6 +49,10 @@ pub const TICK_MS: u64 = 100;
 
 /// Two ticks further apart than this mean that this process did not run in between, in milliseconds.
 pub const STALL_MS: u64 = 250;
+
+/// For how long after a gateway has gone down here the others' word that they have it up does not count, in
+/// milliseconds: longer than they need to notice and to say that it is down for them, too.
+pub const DETOUR_AFTER_MS: u64 = 300;
 
 /// Each time a peer stays up this long, one failure is taken off its record, in milliseconds.
 pub const FLAP_FORGET_MS: u64 = 10_000;
@@ -99,6 +104,8 @@ struct Peer {
     record_ms: u64,
     /// The gateways that it has up, as it said last.
     said: BTreeSet<GatewayId>,
+    /// From when on the others' word counts that they have it up.
+    word_counts_ms: u64,
 }
 
 impl Peer {
@@ -203,7 +210,7 @@ impl Detector {
         let gap = now.saturating_sub(self.tick_ms);
         self.tick_ms = self.tick_ms.max(now);
         self.stalled_ms = if gap > STALL_MS { gap - TICK_MS } else { 0 };
-        let (mut changed, mut cut) = (false, vec![]);
+        let (mut changed, mut cut) = (self.word_begins_to_count(now - gap, now), vec![]);
         if canary::makes(Canary::StallIsSilence) {
             self.stalled_ms = 0;
         }
@@ -239,14 +246,28 @@ impl Detector {
         }
         p.up = false;
         p.said.clear();
+        p.word_counts_ms = now + DETOUR_AFTER_MS;
         p.failures = (p.failures + 1).min(HOLD_MAX_MS / HOLD_STEP_MS + 1);
         p.record_ms = now;
     }
 
+    /// Whether, between these times, a peer's word that it has a gateway up has begun to count.
+    fn word_begins_to_count(&self, after: u64, until: u64) -> bool {
+        let begins = |p: &Peer| !p.up && (after + 1..=until).contains(&p.word_counts_ms);
+        let is_up_for_others = |g: &GatewayId| self.peers.values().any(|p| p.up && p.said.contains(g));
+        self.peers.iter().any(|(g, p)| begins(p) && is_up_for_others(g))
+    }
+
+    fn reports(&self) -> ReachReports {
+        let counts =
+            |g: &&GatewayId| self.peers.get(g).is_none_or(|p| p.up || p.word_counts_ms <= self.tick_ms);
+        let said = |p: &Peer| p.said.iter().filter(counts).copied().collect();
+        self.peers.iter().filter(|(_, p)| p.up).map(|(id, p)| (*id, said(p))).collect()
+    }
+
     fn change(&self, changed: bool, restarted: Vec<GatewayId>, cut: Vec<GatewayId>) -> Option<Change> {
         let any = changed || !restarted.is_empty() || !cut.is_empty();
-        let said = || self.peers.iter().filter(|(_, p)| p.up).map(|(id, p)| (*id, p.said.clone())).collect();
-        any.then(|| Change { up: self.up(), restarted, cut, said: said() })
+        any.then(|| Change { up: self.up(), restarted, cut, said: self.reports() })
     }
 }
 
@@ -346,6 +367,26 @@ mod tests {
             620 connected 2 start 1 => up 1 2 3 2 has 1 2 3
             630 peers 1 2 => up 1 2 2 has 1 2
             640 says 2 1 2 3 => -
+            ",
+        );
+    }
+
+    #[test]
+    fn the_word_of_others_for_a_gateway_that_has_just_gone_down_counts_later() {
+        golden(
+            "
+            0 connected 2 start 1 => up 1 2
+            0 connected 3 start 1 => up 1 2 3
+            50 says 3 1 2 3 => up 1 2 3 3 has 1 2 3
+            100..400 run 3 => -
+            500..700 run 3 => up 1 3 cut 2 3 has 1 3
+            800..800 run 3 => up 1 3 3 has 1 2 3
+            900..2000 run 3 => -
+            2050 connected 2 start 1 => up 1 2 3 3 has 1 2 3
+            2060 lost 2 => -
+            2070 refused 2 => up 1 3 3 has 1 3
+            2100..2200 run 3 => -
+            2250 says 3 1 3 => up 1 3 3 has 1 3
             ",
         );
     }

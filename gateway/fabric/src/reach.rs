@@ -7,8 +7,8 @@
 //!
 //! A gateway that is not up is *within reach* if one that is up says that it has it up. Messages that may take a detour
 //! ([`crate::detour`]) go to it through that one. A gateway's word is as old as its last frame, at most a heartbeat, plus
-//! the time that its own detector needs: for that long a detour may lead to a gateway that nobody reaches any more. That
-//! costs a repetition.
+//! the time that its own detector needs. So it counts only some time after the other one was lost here
+//! ([`crate::detector`]): otherwise forwarding would wait for a dead leader by a detour instead of asking who leads now.
 //!
 //! Invariant: forwarding learns that a gateway is gone before it learns that it is back. A gateway that was up and is
 //! within reach only by a detour now is gone and back at once: answers that were under way may be lost with the link.
