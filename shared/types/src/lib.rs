@@ -12,6 +12,7 @@ pub mod params;
 pub mod pattern;
 pub mod problem;
 pub mod question;
+pub mod recovery;
 pub mod report;
 pub mod sealed;
 pub mod sequences;
