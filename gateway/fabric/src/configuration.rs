@@ -6,7 +6,8 @@
 //! the directory that ordered it. The next configuration continues after the stop's slot. So a shard's log names the
 //! replicas at each slot that it holds, and a snapshot of the machine names those at the snapshot's slot.
 //!
-//! Invariant: the configurations of a shard are numbered without gaps, and the directory's slots in them increase.
+//! Invariant: the configurations of a shard are numbered without gaps, except where a recovery begins one
+//! ([`Succession`]), and the directory's slots in them increase until then.
 //! Invariant: the first byte of a value alone decides whether it is a stop ([`is_stop`]). So a replica that can't
 //! decode a stop ends its configuration there as well.
 //! Limits: a configuration has at most [`MAX_MEMBERS`] members. A stop moves one replica or changes its role
@@ -16,6 +17,7 @@ use bincode::{Decode, Encode};
 use selvedge_paxos::{MAX_COUNT, MAX_MEMBERS, ProposeError, Slot};
 use selvedge_types::frame::{self, FrameError};
 use selvedge_types::ids::{GatewayId, ShardId};
+use selvedge_types::uplink::SiteIncarnation;
 
 /// The number of a shard's first configuration, whose members the ring names.
 pub const FIRST_CONFIGURATION: u32 = 1;
@@ -25,6 +27,9 @@ pub const STOP_MARK: u8 = 0;
 
 /// Format version of the frame that follows [`STOP_MARK`].
 pub const STOP_VERSION: u8 = 1;
+
+/// Format version of the frame of a [`Succession`], which also follows [`STOP_MARK`]. It differs from [`STOP_VERSION`].
+pub const SUCCESSION_VERSION: u8 = 2;
 
 /// Format version of a stored [`Configuration`].
 pub const CONFIGURATION_VERSION: u8 = 1;
@@ -85,6 +90,26 @@ pub struct Stop {
     pub witnesses: Vec<GatewayId>,
     /// The slot of the directory that orders the next configuration.
     pub directory: Slot,
+}
+
+/// The last value of a group's earlier generation: it ends whatever configuration the group was in, and begins the one in
+/// which the survivors of a lost majority go on. No group chooses it. It is written into the log of the replica from which
+/// the group goes on, while that gateway serves nothing (see [`crate::recovery`]).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Succession {
+    /// The number of the next configuration.
+    pub begins: u32,
+    /// The members of the next configuration.
+    pub members: Vec<GatewayId>,
+    /// The incarnation of the site from here on. Its generation is raised if the group's is as high.
+    pub incarnation: SiteIncarnation,
+}
+
+/// What the value behind [`STOP_MARK`] says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LastValue {
+    Stop(Stop),
+    Succession(Succession),
 }
 
 /// Why a replica refused to propose a stop. A refusal changes nothing.
@@ -149,6 +174,13 @@ impl Configuration {
     pub fn after(stop: &Stop, slot: Slot) -> Self {
         let Stop { ends, members, witnesses, directory } = stop.clone();
         Self { number: ends.saturating_add(1), members, witnesses, base: slot, directory }
+    }
+
+    /// The configuration that follows this succession in `slot`. Orders of the directory that recovers too begin anew, so
+    /// its own counts as older than all of them.
+    pub fn succeeding(succession: &Succession, slot: Slot) -> Self {
+        let Succession { begins, members, .. } = succession.clone();
+        Self { number: begins, members, witnesses: Vec::new(), base: slot, directory: 1 }
     }
 
     /// Whether this gateway is a member. Members vote, learners do not.
@@ -241,6 +273,32 @@ impl Stop {
             return Err(malformed("its numbers are out of range"));
         }
         Ok(decoded)
+    }
+}
+
+impl Succession {
+    /// The value that the log holds: [`STOP_MARK`] and a frame.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut value = vec![STOP_MARK];
+        value.extend(frame::encode(SUCCESSION_VERSION, self));
+        value
+    }
+}
+
+impl LastValue {
+    /// Decodes a value for which [`is_stop`] holds.
+    ///
+    /// # Errors
+    /// The value is damaged or of another version, or no configuration can have its members.
+    pub fn decode(value: &[u8]) -> Result<Self, FrameError> {
+        let [STOP_MARK, SUCCESSION_VERSION, ..] = value else { return Stop::decode(value).map(Self::Stop) };
+        let malformed = |why: &str| FrameError::Malformed { what: "succession", why: why.to_string() };
+        let found: Succession = frame::decode("succession", SUCCESSION_VERSION, &value[1..])?;
+        check_members(&found.members, &[]).map_err(malformed)?;
+        if found.begins <= FIRST_CONFIGURATION {
+            return Err(malformed("its number is out of range"));
+        }
+        Ok(Self::Succession(found))
     }
 }
 

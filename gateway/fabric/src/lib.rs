@@ -18,6 +18,7 @@ mod not_counted;
 pub mod peer;
 pub mod reach;
 pub mod record;
+pub mod recovery;
 pub mod redirection;
 pub mod replica;
 pub mod ring;

@@ -16,6 +16,8 @@
 //!   the copy shows it.
 //! - A gateway gives up the replica of a shard in which it has no part any more ([`StewardEffect::Drop`]), as soon as
 //!   nobody can need anything of it; see below.
+//! - After a recovery ([`crate::recovery`]), every survivor has the directory take it in, and asks nothing else of a copy
+//!   that does not show it.
 //! - The leader of the directory group plans ([`plan`]), from what the gateways say of themselves, and proposes what
 //!   the plan says.
 //!
@@ -57,7 +59,7 @@
 use crate::configuration::{Configuration, MAX_LEARNER_LAG_SLOTS, Stop};
 use crate::directory::{
     Announcement, DIRECTORY_GROUP, Directory, DirectoryCommand, DirectoryItem, DirectoryStep, GatewayRole,
-    GatewayState, Genesis, Seen, SeenGateway, SeenLearner, ShardConfiguration, in_order, plan,
+    GatewayState, Genesis, Seen, SeenGateway, SeenLearner, ShardConfiguration, SiteRecovery, in_order, plan,
 };
 use crate::link::KnownPeer;
 use crate::ring::ReplicaSet;
@@ -125,6 +127,7 @@ enum Errand {
     /// A proposal of the plan, in encoded form.
     Propose(Vec<u8>),
     Describe,
+    Recover,
 }
 
 impl Errand {
@@ -161,6 +164,8 @@ pub struct Steward {
     peers: BTreeMap<GatewayId, KnownPeer>,
     removed: Vec<GatewayId>,
     draining: Vec<GatewayId>,
+    /// What a recovery wants of the directory, until the copy shows it.
+    recovery: Option<SiteRecovery>,
     /// When each errand was last run.
     errands: BTreeMap<Errand, u64>,
     out: Vec<StewardEffect>,
@@ -187,9 +192,15 @@ impl Steward {
             peers: BTreeMap::new(),
             removed: Vec::new(),
             draining: Vec::new(),
+            recovery: None,
             errands: BTreeMap::new(),
             out: Vec::new(),
         }
+    }
+
+    /// Has the directory take in a recovery, before anything else is asked of it.
+    pub fn recovers(&mut self, recovery: SiteRecovery) {
+        self.recovery = Some(recovery);
     }
 
     /// The directory as far as this gateway's replica has applied it.
@@ -280,6 +291,15 @@ impl Steward {
             }
             return;
         };
+        if let Some(recovery) = self.recovery.take_if(|r| r.generation > directory.generation()) {
+            // What this copy says is over: it knows nothing of the recovery.
+            self.name_learners(&directory);
+            if self.begins(now_ms, Errand::Recover) {
+                self.submit(DirectoryCommand::Recover(Box::new(recovery.clone())));
+            }
+            self.recovery = Some(recovery);
+            return;
+        }
         self.announce(now_ms, &directory);
         self.hold(now_ms, &directory);
         self.drop_retired(now_ms, &directory);

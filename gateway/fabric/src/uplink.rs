@@ -13,6 +13,11 @@
 //! must be about batches of another site, for example of a site with this name before it was set up anew. The
 //! uplink reports such a cursor as a conflict and ignores it.
 //!
+//! After a recovery, a shard's view has a fence ([`UplinkView::fence`]): batches behind it wait until the ledger has said
+//! how far it has those of the earlier generation. The lane then ends at the fence, and a cursor at it or beyond is what
+//! the shard waits for ([`UplinkEffect::Settled`]); it is no conflict. Numbers in frames count from the present
+//! generation's first batch, so they are less by [`UplinkView::base`].
+//!
 //! Invariant: the uplink sends only batches whose content a chosen command has fixed.
 //! Limits: [`MAX_INFLIGHT_BATCHES`] batches in all and [`MAX_SHARD_BATCHES`] of one shard are under way.
 
@@ -52,6 +57,7 @@ pub enum UplinkEffect {
     Batch {
         shard: ShardId,
         incarnation: SiteIncarnation,
+        /// Counted in this incarnation, as the following two are.
         seq: u64,
         /// The lowest seq that the shard keeps.
         first_kept: u64,
@@ -83,6 +89,15 @@ pub enum UplinkEffect {
     },
     /// Tell the shard's leader that a ledger has everything up to this seq.
     Confirmed(ShardId, LedgerId, u64),
+    /// Tell the shard's leader how far a ledger has the batches of the generation before a recovery.
+    Settled {
+        shard: ShardId,
+        ledger: LedgerId,
+        /// The fence: the last batch of that generation here.
+        last: u64,
+        /// Whether the ledger has later ones.
+        beyond: bool,
+    },
 }
 
 /// A node's confirmation, as a frame carries it.
@@ -152,6 +167,13 @@ struct Lane {
     beyond_ms: Option<u64>,
 }
 
+impl UplinkView {
+    /// The lowest batch that the shard keeps and the highest that it has cut, as the ledger numbers them.
+    fn numbers(&self) -> (u64, u64) {
+        (self.first_kept.saturating_sub(self.base), self.last.saturating_sub(self.base))
+    }
+}
+
 /// The uplink of one gateway.
 #[derive(Debug, Default)]
 pub struct Uplink {
@@ -183,6 +205,11 @@ impl Uplink {
         // The site admitted another ledger, which may lack what the previous one had.
         if view.ledger.is_some() && lane.ledger != view.ledger {
             (lane.ledger, lane.cursor) = (view.ledger, 0);
+        }
+        if lane.view.incarnation != view.incarnation {
+            // The fence has fallen: the ledger's cursor in the new generation is not known yet.
+            lane.cursor = view.first_kept.saturating_sub(1);
+            lane.beyond_ms = None;
         }
         lane.view = view;
         lane.due_ms.retain(|seq, _| *seq >= view.first_kept);
@@ -218,14 +245,15 @@ impl Uplink {
             return;
         }
         lane.due_ms.insert(seq, now_ms + RESEND_MS);
-        let UplinkView { incarnation, first_kept, last, .. } = lane.view;
+        let (incarnation, number) = (lane.view.incarnation, seq.saturating_sub(lane.view.base));
+        let (first_kept, last) = lane.view.numbers();
         out.push(match content {
             UplinkContent::NotNow => return,
             UplinkContent::Here(body) => {
-                UplinkEffect::Batch { shard, incarnation, seq, first_kept, last, body }
+                UplinkEffect::Batch { shard, incarnation, seq: number, first_kept, last, body }
             }
             UplinkContent::Lost(lost) => {
-                UplinkEffect::Lost { shard, incarnation, seq, first_kept, last, lost }
+                UplinkEffect::Lost { shard, incarnation, seq: number, first_kept, last, lost }
             }
         });
         lane.beacon_ms = now_ms + BEACON_MS;
@@ -246,12 +274,17 @@ impl Uplink {
         out: &mut Vec<UplinkEffect>,
     ) -> Result<(), NotTaken> {
         let Some(lane) = self.lanes.get_mut(&shard) else { return Ok(()) };
-        let UplinkView { first_kept, last, ledger: admitted, .. } = lane.view;
+        let UplinkView { first_kept, last, ledger: admitted, base, fence, .. } = lane.view;
+        let cursor = cursor.saturating_add(base);
         if incarnation != lane.view.incarnation {
             return Err(NotTaken::Incarnation(shard));
         }
         if let Some(admitted) = admitted.filter(|admitted| *admitted != ledger) {
             return Err(NotTaken::Ledger { shard, found: ledger, admitted });
+        }
+        if let Some(last) = fence.filter(|last| cursor >= *last) {
+            out.push(UplinkEffect::Settled { shard, ledger, last, beyond: cursor > last });
+            return Ok(());
         }
         if cursor > last {
             let since_ms = *lane.beyond_ms.get_or_insert(now_ms);
@@ -287,7 +320,7 @@ impl Uplink {
             }
             if self.connected && lane.beacon_ms <= now_ms {
                 lane.beacon_ms = now_ms + BEACON_MS;
-                let UplinkView { incarnation, first_kept, last, .. } = lane.view;
+                let (incarnation, (first_kept, last)) = (lane.view.incarnation, lane.view.numbers());
                 out.push(UplinkEffect::Beacon { shard: *shard, incarnation, first_kept, last });
             }
             lane.due_ms.retain(|_, due| *due > now_ms);
@@ -337,7 +370,7 @@ mod tests {
     const L: LedgerId = LedgerId(7);
 
     fn view(first_kept: u64, last: u64) -> UplinkView {
-        UplinkView { leading: true, first_kept, last, ledger: Some(L), incarnation: I }
+        UplinkView { leading: true, first_kept, last, ledger: Some(L), incarnation: I, base: 0, fence: None }
     }
 
     const I: SiteIncarnation = SiteIncarnation { generation: 1, random: 2 };
@@ -381,6 +414,45 @@ mod tests {
         uplink.confirmed(RESEND_MS, S, said(L, 1), &mut out).unwrap();
         uplink.timer(2 * RESEND_MS, &mut out);
         assert_eq!(out, [], "said once, and nothing is sent any more");
+    }
+
+    #[test]
+    fn behind_a_fence_nothing_is_sent_and_then_numbers_count_from_one() {
+        let (mut uplink, mut out) = (Uplink::default(), Vec::new());
+        uplink.connected(0, true, &mut out);
+        // Batch 2 is unconfirmed, and those behind it are held back.
+        uplink.view(0, S, UplinkView { fence: Some(2), ..view(2, 2) }, &mut out);
+        assert_eq!(out, [UplinkEffect::Load(S, 2)]);
+        out.clear();
+        uplink.timer(0, &mut out);
+        assert_eq!(out, [UplinkEffect::Beacon { shard: S, incarnation: I, first_kept: 2, last: 2 }]);
+        out.clear();
+        uplink.confirmed(0, S, said(L, 1), &mut out).unwrap();
+        assert_eq!(out, [], "the ledger lacks one of them");
+        for (cursor, beyond) in [(2, false), (5, true)] {
+            uplink.confirmed(0, S, said(L, cursor), &mut out).unwrap();
+            assert_eq!(out, [UplinkEffect::Settled { shard: S, ledger: L, last: 2, beyond }]);
+            out.clear();
+        }
+        let next = SiteIncarnation { generation: 9, random: 3 };
+        uplink.view(0, S, UplinkView { base: 2, incarnation: next, ..view(3, 4) }, &mut out);
+        assert_eq!(out, [UplinkEffect::Load(S, 3), UplinkEffect::Load(S, 4)]);
+        out.clear();
+        uplink.loaded(0, S, 3, UplinkContent::Here(vec![7]), &mut out);
+        let batch = UplinkEffect::Batch {
+            shard: S,
+            incarnation: next,
+            seq: 1,
+            first_kept: 1,
+            last: 2,
+            body: vec![7],
+        };
+        assert_eq!(out, [batch]);
+        out.clear();
+        let confirmed = |cursor| Confirmation { incarnation: next, ledger: L, cursor };
+        uplink.confirmed(0, S, confirmed(2), &mut out).unwrap();
+        assert_eq!(out, [UplinkEffect::Confirmed(S, L, 4)]);
+        assert_eq!(uplink.confirmed(0, S, said(L, 5), &mut out), Err(NotTaken::Incarnation(S)));
     }
 
     #[test]

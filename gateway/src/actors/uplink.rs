@@ -172,6 +172,12 @@ impl UplinkActor {
                 UplinkEffect::Beacon { shard, incarnation, first_kept, last } => {
                     self.publish(incarnation, shard, last, &Up::Beacon { first_kept, last });
                 }
+                UplinkEffect::Settled { shard, ledger, last, beyond } => {
+                    if let Some(replica) = self.ways.as_ref().and_then(|ways| ways.replicas.get(shard)) {
+                        let settled = ShardEvent::Settled { ledger, last, beyond };
+                        replica.events.do_send(ShardEvents(vec![settled]));
+                    }
+                }
                 UplinkEffect::Confirmed(shard, ledger, cursor) => {
                     if let Some(replica) = self.ways.as_ref().and_then(|ways| ways.replicas.get(shard)) {
                         replica.events.do_send(ShardEvents(vec![ShardEvent::Confirmed { ledger, cursor }]));

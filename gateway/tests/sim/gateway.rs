@@ -505,6 +505,11 @@ impl Live {
                     }
                     continue;
                 }
+                uplink::UplinkEffect::Settled { shard, ledger, last, beyond } => {
+                    self.event(now, shard, ShardEvent::Settled { ledger, last, beyond });
+                    self.again = true;
+                    continue;
+                }
                 uplink::UplinkEffect::Confirmed(shard, ledger, cursor) => {
                     self.event(now, shard, ShardEvent::Confirmed { ledger, cursor });
                     self.again = true;

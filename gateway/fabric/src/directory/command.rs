@@ -80,6 +80,19 @@ pub enum DirectoryCommand {
     Upgrade { level: u32 },
     /// Changes nothing itself: it only brings the directory's elapsed time up to its slot's.
     Elapsed,
+    /// A person has given up the gateways that the site has lost: the survivors go on as a new generation.
+    Recover(Box<SiteRecovery>),
+}
+
+/// What a recovery changes in the directory ([`crate::recovery`]).
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SiteRecovery {
+    /// The new generation of the site, higher than the one before.
+    pub generation: u64,
+    /// The gateways that are given up for good.
+    pub lost: Vec<GatewayId>,
+    /// The groups that had lost their majorities, each with its new configuration and the only member of that.
+    pub groups: Vec<(ShardId, u32, GatewayId)>,
 }
 
 /// A new box's request for admission.

@@ -118,6 +118,11 @@ pub struct GatewayRecord {
 }
 
 impl GatewayRecord {
+    /// Whether it holds data when it is active.
+    pub(super) fn is_full(&self) -> bool {
+        self.role == GatewayRole::Full
+    }
+
     /// Whether it is active and holds data.
     pub fn is_active_full(&self) -> bool {
         self.state == GatewayState::Active && self.role == GatewayRole::Full

@@ -34,6 +34,10 @@
 //! ring's placement as configuration 1. Each gateway proposes it until one is chosen ([`DirectoryItem::Begin`]). Keys and
 //! incarnations follow with the gateways' first announcements.
 //!
+//! # Recovery
+//! When a person gives up what the site has lost, [`DirectoryCommand::Recover`] marks the lost gateways as gone, sets the
+//! configurations in which the survivors go on, and ends all moves. It counts once: the site's generation grows with it.
+//!
 //! # Requests
 //! A command that an operator caused carries an idempotency key ([`RequestKey`]). A repeated request gets the outcome
 //! of the first one, whatever the state is by then. The same key with another command is refused.
@@ -65,8 +69,7 @@
 //!   therefore has the groups report first.
 //!
 //! # Left out
-//! Principals, roles and operators' signatures; withdrawal of an invitation (it expires); recovery of a site that has
-//! lost its majority; leadership within a shard (the first voter is preferred); moves by the actual load from devices.
+//! Principals, roles and operators' signatures; withdrawal of an invitation (it expires); leadership within a shard (the first voter is preferred); moves by the actual load from devices.
 //!
 //! Sources: Lamport, Malkhi, Zhou, "Vertical Paxos and Primary-Backup Replication" (2009) and "Reconfiguring a State
 //! Machine" (2010), for an auxiliary group and stop entries; Ongaro, "Consensus: Bridging Theory and Practice" (2014),
@@ -84,12 +87,15 @@ mod moves;
 mod outcome;
 mod placement;
 mod plan;
+mod recovery;
 mod relocation;
 mod requests;
 mod snapshot;
 
 pub use crate::configuration::DIRECTORY_GROUP;
-pub use command::{Announcement, DirectoryCommand, DirectoryItem, JoinRequest, RequestKey, UnsoundReplica};
+pub use command::{
+    Announcement, DirectoryCommand, DirectoryItem, JoinRequest, RequestKey, SiteRecovery, UnsoundReplica,
+};
 pub use configuration::ShardConfiguration;
 pub use gateway::{
     FIRST_LEVEL, GatewayAddresses, GatewayKey, GatewayRecord, GatewayRole, GatewayState, MAX_ADDRESS_BYTES,
@@ -155,6 +161,8 @@ struct State {
     moves: Moves,
     invitations: Invitations,
     requests: Requests,
+    /// The generation of the site; 0 until a recovery begins another.
+    generation: u64,
 }
 
 impl Directory {
@@ -175,6 +183,7 @@ impl Directory {
             moves: Moves::default(),
             invitations: Invitations::default(),
             requests: Requests::default(),
+            generation: 0,
         }))
     }
 
@@ -246,6 +255,7 @@ impl Directory {
             DirectoryCommand::Continue => self.pause(false),
             DirectoryCommand::SetRate { bytes_per_s } => self.set_rate(*bytes_per_s),
             DirectoryCommand::Upgrade { level } => self.upgrade(*level),
+            DirectoryCommand::Recover(recovery) => self.recover(recovery),
             DirectoryCommand::Elapsed => Ok(DirectoryOutcome::Done),
         };
         result.unwrap_or_else(DirectoryOutcome::Refused)
@@ -264,6 +274,11 @@ impl Directory {
     /// When the next invitation expires.
     pub fn next_due(&self) -> Option<ElapsedMs> {
         self.state.invitations.next_due()
+    }
+
+    /// The generation of the site: 0 until a recovery begins another.
+    pub fn generation(&self) -> u64 {
+        self.state.generation
     }
 
     /// The level up to which gateways may use new formats; every gateway understands it.

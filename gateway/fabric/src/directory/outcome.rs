@@ -118,6 +118,12 @@ pub enum DirectoryRefusal {
         Group(*.0)
     )]
     BadConfiguration(ShardId),
+    #[error(
+        "the site is in generation {known} already, and generation {found} is older: assess the site again"
+    )]
+    OldGeneration { found: u64, known: u64 },
+    #[error("no gateway that holds data would be left: name a survivor that is no witness")]
+    NoSurvivor,
     #[error("{}: configuration {number} is already known with other voters", Group(*shard))]
     Contradiction { shard: ShardId, number: u32 },
     #[error("{}: a replica is already moving; wait until that move ends", Group(*.0))]

@@ -13,7 +13,7 @@ use selvedge_types::time::ElapsedMs;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Format version of directory snapshots.
-pub const DIRECTORY_SNAPSHOT_VERSION: u8 = 1;
+pub const DIRECTORY_SNAPSHOT_VERSION: u8 = 2;
 /// The greatest slot and elapsed time: far more than a site reaches, and far enough from overflow.
 pub(super) const MAX_COUNT: u64 = 1 << 62;
 

@@ -1,7 +1,7 @@
 //! Commands: the values of a shard's slots.
 
 use super::rules::CountingRules;
-use crate::configuration::{STOP_MARK, STOP_VERSION};
+use crate::configuration::{STOP_MARK, STOP_VERSION, SUCCESSION_VERSION};
 use crate::directory::DirectoryItem;
 use bincode::{BorrowDecode, Decode, Encode};
 use selvedge_types::frame::{self, FrameError};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::Xxh3Default;
 
 /// Format version of [`Proposal`] frames. A release refuses any other version.
-pub const PROPOSAL_VERSION: u8 = 5;
+pub const PROPOSAL_VERSION: u8 = 6;
 
 /// The value of one slot. A new leader opens its ballot with an empty one. When a proposal is decoded to be
 /// applied, its submissions borrow from the slot's bytes.
@@ -50,6 +50,7 @@ impl<'a, Bytes: BorrowDecode<'a, ()>> Proposal<Bytes> {
 /// The version of a slot's value, if this release does not know it.
 pub fn unknown_proposal_version(value: &[u8]) -> Option<u8> {
     let (version, known) = match value {
+        [STOP_MARK, SUCCESSION_VERSION, ..] => return None,
         [STOP_MARK, rest @ ..] => (rest.first(), STOP_VERSION),
         value => (value.first(), PROPOSAL_VERSION),
     };
@@ -95,6 +96,16 @@ pub enum Command<Bytes = Arc<[u8]>> {
     LostBatch { seq: u64 },
     /// The site's incarnation. The first one chosen stays for good; later ones are ignored.
     Incarnation(SiteIncarnation),
+    /// The admitted ledger has said how far it has the batches of the generation before a recovery. Ignored unless the
+    /// shard waits for that, with this last batch ([`OutboxFence`](super::OutboxFence)).
+    Settled {
+        /// The database that has them.
+        ledger: LedgerId,
+        /// The last batch that the earlier generation cut here.
+        last: u64,
+        /// Whether the ledger has batches of that generation beyond the last one, which the shard does not know.
+        beyond: bool,
+    },
 }
 
 /// One start of one gateway's process. The start numbers of a gateway only grow.

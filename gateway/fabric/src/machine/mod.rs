@@ -78,7 +78,8 @@ pub use applied::{Applied, Counters, CutBatch, Evicted};
 pub use command::*;
 pub use counting::{
     BatchRecord, MAX_BOOTS_ENTRIES, MAX_CUT_WAIT_MS, MAX_NUMBER, MAX_OPEN_WINDOWS_ENTRIES,
-    MAX_TICK_RETIRED_ENTRIES, MAX_TOMBSTONES_ENTRIES, OutboxStats, SEQUENCE_WIDTH_ENTRIES, TOMBSTONE_MS,
+    MAX_TICK_RETIRED_ENTRIES, MAX_TOMBSTONES_ENTRIES, OutboxFence, OutboxStats, SEQUENCE_WIDTH_ENTRIES,
+    TOMBSTONE_MS,
 };
 pub use fullness::{Fullness, WARN_PERCENT};
 pub use gather::{GATHER_TURN_STEPS, Gathering};
@@ -97,7 +98,7 @@ pub use submission::{Maker, NameRef, SUBMISSION_VERSION, Submission};
 pub use trust::{BELIEVED_AFTER_MS, MAX_LEAD_MS};
 pub use verdicts::MAX_INFLIGHT_BATCHES;
 
-use crate::configuration::{Configuration, FIRST_CONFIGURATION, Stop};
+use crate::configuration::{Configuration, FIRST_CONFIGURATION, Stop, Succession};
 use crate::directory::{DIRECTORY_GROUP, Directory};
 use clocks::Clocks;
 use counting::Named;
@@ -221,6 +222,34 @@ impl Machine {
         Ok(())
     }
 
+    /// Applies the succession in `slot`: the group goes on from this state, as a new generation of the site. All open
+    /// parts are cut into batches, whose fate depends on what the ledger has of the earlier generation
+    /// ([`OutboxFence`]). Nothing else in the state changes.
+    ///
+    /// # Errors
+    /// Returns [`Halt`] when this machine can't go on; the caller must then drop it.
+    pub fn succeed(&mut self, slot: u64, succession: &Succession) -> Result<Applied, Halt> {
+        let present = self.configuration_number();
+        if succession.begins <= present {
+            let why =
+                format!("it begins configuration {}, and the present one is {present}", succession.begins);
+            return Err(Halt::Undecodable { shard: self.shard, slot, why });
+        }
+        self.advance(slot)?;
+        self.configuration = Some(Configuration::succeeding(succession, slot));
+        let mut applied = Applied::default();
+        let mut next = succession.incarnation;
+        match self.incarnation {
+            None => self.incarnation = Some(next),
+            Some(before) => {
+                next.generation = next.generation.max(before.generation.saturating_add(1));
+                let at = self.moment();
+                self.tables.counting.fence(next, &at, &mut applied);
+            }
+        }
+        Ok(applied)
+    }
+
     fn advance(&mut self, slot: u64) -> Result<(), Halt> {
         let expected = self.slot.saturating_add(1);
         if slot != expected {
@@ -253,6 +282,12 @@ impl Machine {
                 applied.lost.push(*seq);
             }
             Command::LostBatch { .. } => {}
+            Command::Settled { ledger, last, beyond } => {
+                let Some((next, lost)) = counting.outbox.settle(*ledger, *last, *beyond) else { return };
+                self.incarnation = Some(next);
+                applied.counters.batches_lost += lost.len() as u64;
+                applied.lost.extend(lost);
+            }
             Command::Incarnation(chosen) => _ = self.incarnation.get_or_insert(*chosen),
         }
     }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Format version of snapshots. No release wrote lower versions.
-pub const SNAPSHOT_VERSION: u8 = 9;
+pub const SNAPSHOT_VERSION: u8 = 10;
 /// The bit of the version byte that a snapshot sets if it names its configuration.
 pub const NAMES_CONFIGURATION: u8 = 0x80;
 /// The most memory that an entry of a table takes for each of its bytes, with a margin. A length that claims

@@ -55,6 +55,14 @@ impl Lead {
         }
     }
 
+    /// Queues the ledger's word on the generation before a recovery. Said twice, it changes nothing the second time.
+    pub(super) fn settle_fence(&mut self, ledger: LedgerId, last: u64, beyond: bool) {
+        let command = Command::Settled { ledger, last, beyond };
+        if !self.pending.contains(&command) {
+            self.pending.push_back(command);
+        }
+    }
+
     /// The gateway that waits for the verdict about this batch.
     pub(super) fn settle(&mut self, origin: Origin, n: u64) -> Option<GatewayId> {
         self.asked.remove(&(origin, n))

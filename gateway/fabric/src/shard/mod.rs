@@ -44,10 +44,10 @@ mod transfer;
 
 pub use recover::{
     FoundReplica, KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED, KIND_CONFIGURATION, KIND_HEALED,
-    KIND_LEARNS, KIND_PROMISED, Replay,
+    KIND_LEARNS, KIND_PROMISED, KIND_SUCCESSION, Replay, learns,
 };
 
-use crate::configuration::{self, Configuration, ReconfigureRefused, Stop};
+use crate::configuration::{self, Configuration, LastValue, ReconfigureRefused, Stop};
 
 use crate::detector::ReachReports;
 use crate::directory::Directory;
@@ -187,6 +187,16 @@ pub enum ShardEvent {
         /// The highest seq up to which the ledger has every batch.
         cursor: u64,
     },
+    /// The node has said how far it has the batches of the generation before a recovery
+    /// ([`UplinkView::fence`]).
+    Settled {
+        /// The ledger that says so.
+        ledger: LedgerId,
+        /// The last batch of that generation here.
+        last: u64,
+        /// Whether the ledger has later ones.
+        beyond: bool,
+    },
     /// Every member of the group, including this replica, has just said that it lost the content of this batch.
     BatchLost { seq: u64 },
     /// A question about recent windows.
@@ -294,6 +304,10 @@ pub struct UplinkView {
     pub ledger: Option<LedgerId>,
     /// The zero value until an incarnation is chosen.
     pub incarnation: SiteIncarnation,
+    /// The last batch of the site's earlier generations: the ledger counts those after it from 1.
+    pub base: u64,
+    /// The batch behind which a recovery holds all others back, until the ledger has said how far it has this generation's.
+    pub fence: Option<u64>,
 }
 
 /// A replica's state for operators.
@@ -314,6 +328,15 @@ pub struct Status {
     pub ballot: Ballot,
     /// All slots up to this one are chosen.
     pub commit: u64,
+    /// All slots up to this one are chosen, or accepted in that ballot.
+    #[serde(skip)]
+    pub prefix: u64,
+    /// The last slot that is held here.
+    #[serde(skip)]
+    pub last_slot: u64,
+    /// The generation of the incarnation of the site that batches are sent under; 0 before one is chosen.
+    #[serde(skip)]
+    pub generation: u64,
     /// All slots up to this one are applied here.
     pub applied: u64,
     /// What it has fetched of a snapshot, if it is fetching one.
@@ -569,6 +592,14 @@ impl ShardCore {
                     lead.confirm(ledger, cursor);
                 }
             }
+            ShardEvent::Settled { ledger, last, beyond } => {
+                let fence = self.machine.outbox_stats().fence;
+                if let Some(lead) =
+                    self.lead.as_mut().filter(|_| fence.is_some_and(|fence| fence.last == last))
+                {
+                    lead.settle_fence(ledger, last, beyond);
+                }
+            }
             ShardEvent::BatchLost { seq } => self.give_up_batch(seq),
             ShardEvent::Query { from, id, query } => self.on_query(now, from, id, query),
             ShardEvent::AskTable { from, id, question } => self.on_table(from, id, question),
@@ -656,6 +687,9 @@ impl ShardCore {
                 .collect(),
             ballot: self.consensus.ballot(),
             commit: self.consensus.commit(),
+            prefix: self.consensus.prefix(),
+            last_slot: self.consensus.last_slot(),
+            generation: self.machine.incarnation().map_or(0, |incarnation| incarnation.generation),
             applied: self.machine.slot(),
             transfer: self.receiving.as_ref().map(Receiving::progress).unwrap_or_default(),
             outbox_batches: outbox.batches,
@@ -755,9 +789,14 @@ impl ShardCore {
     fn apply_one(&mut self, slot: Slot, value: &[u8]) -> Result<(), Halt> {
         if configuration::is_stop(value) {
             let undecodable = |why| Halt::Undecodable { shard: self.id, slot, why };
-            let stop = Stop::decode(value).map_err(|e| undecodable(e.to_string()))?;
+            let last = LastValue::decode(value).map_err(|e| undecodable(e.to_string()))?;
             if let Some(machine) = Arc::get_mut(&mut self.machine) {
-                machine.stop(slot, &stop)?;
+                match last {
+                    LastValue::Stop(stop) => machine.stop(slot, &stop)?,
+                    LastValue::Succession(succession) => {
+                        self.out.cut.extend(machine.succeed(slot, &succession)?.batches);
+                    }
+                }
                 self.applied_since_snapshot_bytes += value.len() + 32;
             }
             return Ok(());
@@ -890,10 +929,12 @@ impl ShardCore {
 
     fn note_uplink(&mut self) {
         let outbox = self.machine.outbox_stats();
-        let (first_kept, last, ledger) = (outbox.cursor + 1, outbox.last, outbox.ledger);
+        let (first_kept, ledger, base) = (outbox.cursor + 1, outbox.ledger, outbox.base);
+        let fence = outbox.fence.map(|fence| fence.last);
+        let last = fence.unwrap_or(outbox.last);
         let leading = self.serves() && self.machine.incarnation().is_some();
         let incarnation = self.machine.incarnation().unwrap_or_default();
-        let view = UplinkView { leading, first_kept, last, ledger, incarnation };
+        let view = UplinkView { leading, first_kept, last, ledger, incarnation, base, fence };
         if view != self.uplink {
             (self.uplink, self.out.uplink) = (view, Some(view));
         }

@@ -13,7 +13,7 @@
 //! After its host has given a replica up, the log holds [`KIND_FORGOTTEN`], and nothing in front of that counts.
 
 use super::Slot;
-use crate::configuration::{Configuration, FIRST_CONFIGURATION};
+use crate::configuration::{Configuration, FIRST_CONFIGURATION, Succession, is_stop};
 use crate::machine::unknown_proposal_version;
 use crate::record::{KIND_FORGOTTEN, LogRecord};
 use selvedge_paxos::{Ballot, Entry, Record, Recovered, Value};
@@ -47,6 +47,11 @@ pub const KIND_CONFIGURATION: u8 = 6;
 /// retired and dropped. The log must keep this for good, so it is a state record.
 pub const KIND_LEARNS: u8 = 7;
 
+/// A recovery begins a configuration, after which the replica goes on without the majority that it lost. The payload is the
+/// number of the configuration that ends, as four little-endian bytes, and what [`Configuration::encode`] writes. The
+/// record's slot is that of the [`Succession`], which the log holds as an accepted entry.
+pub const KIND_SUCCESSION: u8 = 8;
+
 /// The record that a replica writes when its lost records are repaired.
 pub(super) fn healed(group: ShardId, configuration: u32, commit: Slot) -> LogRecord {
     mark(group, configuration, KIND_HEALED, commit.max(1))
@@ -59,7 +64,7 @@ pub(super) fn begun_anew(group: ShardId, configuration: u32, snapshot_slot: Slot
 }
 
 /// The first record of a replica that is made after its shard began, and votes in no configuration up to `until`.
-pub(super) fn learns(group: ShardId, until: u32) -> LogRecord {
+pub fn learns(group: ShardId, until: u32) -> LogRecord {
     LogRecord { payload: until.to_le_bytes().into(), ..mark(group, until, KIND_LEARNS, 0) }
 }
 
@@ -200,9 +205,19 @@ impl Replay {
                     .note_unreadable(&record, "a configuration's number of other than 4 bytes".to_string()),
             },
             KIND_CONFIGURATION => match Configuration::decode(&record.payload) {
-                Ok(begins) => self.begin(begins),
+                Ok(begins) => {
+                    let ended = begins.number - 1; // a stored one is not the first
+                    self.begin(begins, ended);
+                }
                 Err(why) => self.note_unreadable(&record, why.to_string()),
             },
+            KIND_SUCCESSION => {
+                let (ended, begins) = record.payload.split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
+                match Configuration::decode(begins) {
+                    Ok(begins) => self.begin(begins, u32::from_le_bytes(*ended)),
+                    Err(why) => self.note_unreadable(&record, why.to_string()),
+                }
+            }
             kind => self.note_unreadable(&record, format!("of the unknown kind {kind}")),
         }
     }
@@ -219,12 +234,13 @@ impl Replay {
         (configuration >= self.present()).then(|| self.parts.entry(configuration).or_default())
     }
 
-    fn begin(&mut self, begins: Configuration) {
+    /// Begins a configuration behind the one of the number `ended`.
+    fn begin(&mut self, begins: Configuration, ended: u32) {
         if begins.number <= self.present() {
             return; // read before
         }
         let mixed = canary::makes(Canary::OldPromiseReplaces);
-        let number = if mixed { FIRST_CONFIGURATION } else { begins.number - 1 };
+        let number = if mixed { FIRST_CONFIGURATION } else { ended };
         if let Some(before) = self.parts.get_mut(&number) {
             let above = before.entries.split_off(&(begins.base + 1));
             let ended = std::mem::replace(&mut before.entries, above).into_values();
@@ -292,6 +308,62 @@ impl Replay {
 
     fn newest<'a>(&'a self, snapshot: Option<&'a Configuration>) -> Option<&'a Configuration> {
         self.configuration.as_ref().into_iter().chain(snapshot).max_by_key(|c| c.number)
+    }
+
+    /// The number of the newest configuration that the log or the snapshot (`None` for the first) names.
+    pub fn newest_number(&self, snapshot: Option<&Configuration>) -> u32 {
+        self.newest(snapshot).map_or(FIRST_CONFIGURATION, |c| c.number)
+    }
+
+    /// Whether the log says already that the replica votes in no configuration up to this one.
+    pub fn is_silent_until(&self, configuration: u32) -> bool {
+        self.silent_until >= configuration
+    }
+
+    /// The records with which the group goes on from this replica alone ([`crate::recovery`]), behind the last slot that it
+    /// holds. The slot and the configuration (`None` for the first) are those of its newest durable snapshot. A replica
+    /// that is not `whole` goes on from the snapshot; its host voids its records first. Empty if the configuration, or a
+    /// later one, has begun.
+    pub fn succeed(
+        self,
+        group: ShardId,
+        succession: &Succession,
+        (snapshot_slot, snapshot): (Slot, Option<&Configuration>),
+        whole: bool,
+    ) -> Vec<LogRecord> {
+        let ended = self.newest_number(snapshot);
+        if ended >= succession.begins {
+            return Vec::new();
+        }
+        let (mut records, value) = (Vec::new(), Value::from(succession.encode()));
+        let (mut last, mut ballot, mut is_written) = (snapshot_slot, Ballot::ZERO, false);
+        if whole {
+            let base = self.newest(snapshot).map_or(0, |c| c.base);
+            let found = self.finish(snapshot_slot, snapshot, None);
+            (last, ballot) = (last.max(base), found.recovered.promised);
+            for entry in found.recovered.entries {
+                if entry.slot != last + 1 {
+                    break;
+                }
+                last = entry.slot;
+                // The host was stopped between the two records.
+                is_written = entry.value == value;
+                if is_stop(&entry.value) {
+                    break; // what lies above it is void
+                }
+            }
+        } else {
+            records.push(learns(group, succession.begins - 1));
+        }
+        if !is_written {
+            last += 1;
+            let entry = Entry { slot: last, ballot, value };
+            records.push(record(group, ended, Record::Accepted(entry)));
+        }
+        let begins = Configuration::succeeding(succession, last);
+        let payload = [&ended.to_le_bytes()[..], &begins.encode()].concat().into();
+        records.push(LogRecord { payload, ..mark(group, begins.number, KIND_SUCCESSION, last) });
+        records
     }
 
     /// The state from which the replica recovers, given the slot and the configuration (`None` for the first) of its

@@ -101,7 +101,7 @@ fn a_submission_has_these_bytes() {
 
 #[test]
 fn a_proposal_has_these_bytes() {
-    assert_eq!(hex(&<Proposal>::default().encode()), "0500000000");
+    assert_eq!(hex(&<Proposal>::default().encode()), "0600000000");
     let proposal = Proposal {
         elapsed: ElapsedMs(1_000),
         wall: EpochMs(-2),
@@ -118,6 +118,7 @@ fn a_proposal_has_these_bytes() {
                 ..CountingRules::default()
             })),
             Command::LostBatch { seq: 300 },
+            Command::Settled { ledger: LedgerId(1), last: 300, beyond: true },
         ],
     };
     golden(&format!("proposal.v{PROPOSAL_VERSION}.hex"), &proposal.encode());

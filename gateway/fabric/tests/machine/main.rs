@@ -4,6 +4,7 @@
 
 mod bounds;
 mod dedup;
+mod generations;
 mod golden;
 mod names;
 mod random;

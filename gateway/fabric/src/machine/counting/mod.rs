@@ -22,7 +22,7 @@ mod tombstones;
 mod window;
 
 pub use dedup::{MAX_BOOTS_ENTRIES, MAX_NUMBER, SEQUENCE_WIDTH_ENTRIES};
-pub use outbox::{BatchRecord, MAX_CUT_WAIT_MS, OutboxStats};
+pub use outbox::{BatchRecord, MAX_CUT_WAIT_MS, OutboxFence, OutboxStats};
 pub use retire::MAX_TICK_RETIRED_ENTRIES;
 pub use tombstones::{MAX_TOMBSTONES_ENTRIES, TOMBSTONE_MS};
 pub use window::{ClosedPart, MAX_OPEN_WINDOWS_ENTRIES};
@@ -45,6 +45,7 @@ use selvedge_types::aggregate::Sample;
 use selvedge_types::canary::{self, Canary};
 use selvedge_types::ids::MAX_NAME_BYTES;
 use selvedge_types::time::{ElapsedMs, EpochMs, LATEST_NOW, TIME_RANGE};
+use selvedge_types::uplink::SiteIncarnation;
 use tombstones::Tombstones;
 use window::{Measured, Stored, Streams};
 
@@ -299,6 +300,17 @@ impl Counting {
         self.find_idle();
     }
 
+    /// Cuts everything that was counted so far into batches, and has them wait for the ledger's word on the earlier
+    /// generation.
+    pub fn fence(&mut self, next: SiteIncarnation, at: &Moment, applied: &mut Applied) {
+        let last = self.outbox.last();
+        self.streams.close_all(at.now, &self.classes);
+        self.keep_closed(at, applied);
+        applied.batches.extend(self.outbox.cut(at.now.elapsed, &self.names));
+        self.outbox.fence(last, next);
+        self.find_idle();
+    }
+
     fn find_idle(&mut self) {
         let ids = self.names.streams.iter().map(|(id, _)| id);
         self.idle = Idle::of(ids, &self.streams, &self.classes);
@@ -324,6 +336,7 @@ impl Counting {
     pub fn snapshot_outbox(&self, to: &mut Writer) {
         let o = &self.outbox;
         to.put(((o.kept, o.released, o.cursor, o.lost, o.ledger), &o.manifest, &o.waiting, o.since));
+        to.put((o.base, o.fence));
     }
 
     /// Reads the outbox; all names must have been restored.
@@ -333,6 +346,8 @@ impl Counting {
             return Err(inconsistent("counts"));
         }
         let outbox = Outbox::restore(edges, manifest, waiting, since, &self.names);
+        let (base, fence) = from.take("outbox")?;
+        let outbox = outbox.and_then(|outbox| outbox.fenced(base, fence));
         self.outbox = outbox.ok_or(inconsistent("outbox"))?;
         Ok(())
     }

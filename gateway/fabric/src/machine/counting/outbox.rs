@@ -25,7 +25,24 @@
 //! an operator has admitted since. When another ledger is admitted, all kept batches count as unconfirmed
 //! again, because it may not have them.
 //!
+//! # Generations
+//! A recovery ends the generation of a group whose majority is lost ([`crate::recovery`]). What the lost replicas cut and
+//! sent after the last slot that the survivor holds is not known here. But the ledger knows how many batches of the earlier
+//! generation it has, and says so when it is asked under that generation's incarnation. Until it has said so, an
+//! [`OutboxFence`] holds back all batches that were cut since:
+//!
+//! - Batches up to `last` were cut before the recovery. They are sent as always, under their old incarnation and numbers: a
+//!   ledger that has one recognises it.
+//! - Batches up to `through` were cut by the recovery. They hold all parts that were open or waiting then. If the ledger
+//!   has nothing beyond `last`, no batch of the lost replicas holds any of it, and they are sent under the new incarnation.
+//!   If it has more, these parts may be in there, and the batches are marked as lost: nothing is counted twice, and the ledger
+//!   records a hole for what may be missing.
+//! - Later batches hold what was counted since, which no batch of the earlier generation can hold.
+//!
+//! Under the new incarnation the ledger numbers batches from 1 again, so a batch is sent with its number less `base`.
+//!
 //! # Invariants
+//! Invariant: no batch after `last` is sent while the fence stands.
 //! Invariant: an encoded batch has at most [`MAX_BATCH_BYTES`] bytes.
 //! Invariant: seqs are given without gaps, and kept <= cursor <= last.
 
@@ -35,7 +52,9 @@ use crate::machine::applied::CutBatch;
 use bincode::{Decode, Encode};
 use selvedge_types::frame::varint_bytes;
 use selvedge_types::time::{ElapsedMs, EpochMs};
-use selvedge_types::uplink::{Batch, LedgerId, LostBatch, MAX_BATCH_BYTES, Part, StreamName};
+use selvedge_types::uplink::{
+    Batch, LedgerId, LostBatch, MAX_BATCH_BYTES, Part, SiteIncarnation, StreamName,
+};
 use std::collections::{HashMap, VecDeque};
 
 /// The longest wait of closed parts while batches are unconfirmed, in milliseconds.
@@ -116,10 +135,25 @@ pub struct OutboxStats {
     pub bytes: u64,
     /// How many batches lost their contents on every replica, since the shard began.
     pub lost: u64,
+    /// The last batch of the site's earlier generations; 0 in the first.
+    pub base: u64,
+    /// What waits for the ledger's word on the generation before a recovery.
+    pub fence: Option<OutboxFence>,
     /// Closed parts that wait to be cut.
     pub waiting_parts: u64,
     /// Since when the oldest of these parts has been waiting.
     pub waiting_since: Option<ElapsedMs>,
+}
+
+/// What waits for the ledger's word on the generation before a recovery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct OutboxFence {
+    /// The last batch that was cut before the recovery.
+    pub last: u64,
+    /// The last batch that the recovery cut.
+    pub through: u64,
+    /// The incarnation that batches after `last` are sent under.
+    pub next: SiteIncarnation,
 }
 
 #[derive(Debug, Default)]
@@ -137,6 +171,9 @@ pub struct Outbox {
     pub manifest: VecDeque<BatchRecord>,
     pub waiting: Vec<ClosedPart>,
     pub since: ElapsedMs,
+    /// The last batch of the earlier generations: those after it are numbered from 1 in the present incarnation.
+    pub base: u64,
+    pub fence: Option<OutboxFence>,
     /// Derived from `manifest`: the bytes of the unconfirmed batches, and what all batches count towards
     /// `recent_bytes`.
     bytes: u64,
@@ -271,14 +308,55 @@ impl Outbox {
         if self.ledger.replace(ledger) == Some(ledger) {
             return;
         }
-        self.cursor = self.kept;
-        self.bytes = self.manifest.iter().map(|record| u64::from(record.bytes)).sum();
+        // Numbers of earlier generations mean nothing in the present one.
+        self.cursor = self.kept.max(self.base);
+        let confirmed = (self.cursor - self.kept) as usize; // at most the manifest's length
+        self.bytes = self.manifest.iter().skip(confirmed).map(BatchRecord::held).sum();
+    }
+
+    /// Puts a fence behind batch `last`, after everything that waited was cut. A fence that stands already keeps its
+    /// place: nothing behind it was sent.
+    pub fn fence(&mut self, last: u64, next: SiteIncarnation) {
+        let last = self.fence.map_or(last, |standing| standing.last);
+        self.fence = Some(OutboxFence { last, through: self.last(), next });
+    }
+
+    /// The ledger has said how far it has the batches before the fence, which falls: all batches up to it are confirmed.
+    /// Returns the incarnation that counts from now on, and the batches that are lost. `None` if this fence does not
+    /// stand, or the ledger is not the admitted one.
+    pub fn settle(
+        &mut self,
+        ledger: LedgerId,
+        last: u64,
+        beyond: bool,
+    ) -> Option<(SiteIncarnation, Vec<u64>)> {
+        let fence = self.fence.filter(|fence| fence.last == last)?;
+        if *self.ledger.get_or_insert(ledger) != ledger {
+            return None;
+        }
+        self.confirm(last);
+        let doubtful = fence.last + 1..=fence.through;
+        let lost = doubtful.filter(|seq| beyond && self.lose(*seq)).collect();
+        (self.base, self.fence) = (last, None);
+        Some((fence.next, lost))
+    }
+
+    /// The same outbox with what a snapshot says of generations; `None` if that contradicts it.
+    pub fn fenced(mut self, base: u64, fence: Option<OutboxFence>) -> Option<Self> {
+        let sound = |f: &OutboxFence| base <= f.last && f.last <= f.through && f.through <= self.last();
+        let held_back = fence.is_none_or(|f| self.cursor <= f.last);
+        if base > self.last() || self.cursor < base || !fence.as_ref().is_none_or(sound) || !held_back {
+            return None;
+        }
+        (self.base, self.fence) = (base, fence);
+        Some(self)
     }
 
     /// Marks everything up to `cursor` as confirmed. Returns false, and does nothing, if it already is or was
     /// never cut.
     fn confirm(&mut self, cursor: u64) -> bool {
-        if cursor <= self.cursor || cursor > self.last() {
+        let most = self.fence.map_or(self.last(), |fence| fence.last);
+        if cursor <= self.cursor || cursor > most {
             return false;
         }
         while self.cursor < cursor {
@@ -337,6 +415,8 @@ impl Outbox {
             batches: self.unconfirmed(),
             bytes: self.bytes,
             lost: self.lost,
+            base: self.base,
+            fence: self.fence,
             waiting_parts: self.waiting.len() as u64,
             waiting_since: (!self.waiting.is_empty()).then_some(self.since),
         }
