@@ -31,7 +31,9 @@
 
 use crate::{LogError, LogReader};
 use selvedge_fabric::record::{KIND_FORGOTTEN, LogRecord, Position, Stretch};
-use selvedge_fabric::shard::{KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED, KIND_CONFIGURATION};
+use selvedge_fabric::shard::{
+    KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED, KIND_CONFIGURATION, KIND_SUCCESSION,
+};
 use selvedge_paxos::Value;
 use std::collections::BTreeMap;
 
@@ -143,7 +145,7 @@ impl Cursor {
                 self.open_bytes = 0;
             }
             // The record's slot is that of the stop. No earlier configuration chose anything in a later slot.
-            KIND_CONFIGURATION => {
+            KIND_CONFIGURATION | KIND_SUCCESSION => {
                 let void = self.open.split_off(&(record.slot + 1));
                 self.open_bytes -= void.values().map(weight).sum::<usize>();
             }

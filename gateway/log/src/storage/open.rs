@@ -70,10 +70,10 @@ pub struct Folders {
 
 /// The result of reading the disk. Nothing is changed there yet.
 pub struct ReadStorage {
-    log: ReadLog,
-    stores: Stores,
-    marks: ReplicaMarks,
-    replays: BTreeMap<u16, Replay>,
+    pub(super) log: ReadLog,
+    pub(super) stores: Stores,
+    pub(super) marks: ReplicaMarks,
+    pub(super) replays: BTreeMap<u16, Replay>,
 }
 
 /// The opened log and stores, and the replicas that were made of them.
@@ -286,7 +286,11 @@ impl ReadStorage {
 }
 
 /// The shard's machine, from its newest snapshot; `None` if that is damaged.
-fn restore(stores: &Stores, id: ShardId, rules: &Arc<CountingRules>) -> Result<Option<Machine>, OpenError> {
+pub(super) fn restore(
+    stores: &Stores,
+    id: ShardId,
+    rules: &Arc<CountingRules>,
+) -> Result<Option<Machine>, OpenError> {
     let damaged = |why: &dyn std::fmt::Display| {
         tracing::error!(shard = %id, "its snapshot is damaged, fetching one from a peer: {why}");
         Ok(None)
