@@ -12,6 +12,7 @@ mod descriptors;
 pub mod front;
 pub mod identity;
 mod program;
+mod recovery;
 pub mod settings;
 pub mod static_key;
 

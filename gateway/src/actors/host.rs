@@ -15,12 +15,15 @@ use crate::actors::messages::shard::GiveUp;
 use crate::actors::messages::steward::ReplicaDropped;
 use crate::actors::replicas::{ReplicaWays, Replicas};
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, WrapFuture};
+use selvedge_fabric::configuration::DIRECTORY_GROUP;
 use selvedge_fabric::replica::Replica;
 use selvedge_fabric::ring::Ring;
+use selvedge_fabric::steward::AGAIN_MS;
 use selvedge_guard::log_limit::SharedLogLimit;
 use selvedge_log::storage::{ReplicaSettings, new_replica};
 use selvedge_types::ids::{GatewayId, ShardId};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Starts the actor of a replica on the caller's thread.
 pub type StartReplica = Box<dyn Fn(ShardId, Replica) -> ReplicaWays>;
@@ -55,10 +58,17 @@ impl Actor for ReplicaHost {
 
 impl Handler<HoldReplica> for ReplicaHost {
     type Result = ();
-    fn handle(&mut self, HoldReplica { shard, configuration }: HoldReplica, _: &mut Self::Context) {
+    fn handle(&mut self, HoldReplica { shard, configuration }: HoldReplica, ctx: &mut Self::Context) {
         let earlier = self.replicas.given_up(shard);
-        if self.replicas.get(shard).is_some() || earlier.is_some_and(|earlier| !earlier.is_deleted) {
-            return; // the steward asks again
+        if self.replicas.get(shard).is_some() {
+            return;
+        }
+        if earlier.is_some_and(|earlier| !earlier.is_deleted) {
+            // The steward asks again, except for the directory, which a recovery may have given up before this start.
+            if shard == DIRECTORY_GROUP {
+                ctx.notify_later(HoldReplica { shard, configuration }, Duration::from_millis(AGAIN_MS));
+            }
+            return;
         }
         let forgotten = earlier.is_none() && !self.marks_are_complete;
         let damaged = forgotten.then(|| fastrand::u64(..));

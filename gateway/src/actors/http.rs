@@ -11,6 +11,7 @@ mod membership;
 mod openapi;
 pub mod problem;
 pub mod quarantine;
+mod recovery;
 pub mod routes;
 mod site;
 mod skipped;
@@ -44,6 +45,7 @@ use selvedge_types::site_window::SiteWindow;
 use selvedge_types::time::EpochMs;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -56,6 +58,8 @@ pub struct Api {
     pub me: GatewayId,
     /// The gateways of the site.
     pub members: Vec<Member>,
+    /// Where this gateway keeps its data.
+    pub data_dir: PathBuf,
     /// Access to the other parts of the gateway.
     pub overview: Overview,
     /// To the uplink, for its state.
@@ -93,6 +97,7 @@ pub fn routes(app: &mut web::ServiceConfig) -> Vec<(&'static str, Vec<Method>)> 
     all.path("/v1/moves/pause", post(membership::pause));
     all.path("/v1/moves/continue", post(membership::go_on));
     all.path("/v1/moves/rate", post(membership::set_rate));
+    all.path("/v1/recovery", get(recovery::one).and(Method::POST, recovery::carry_out));
     all.path("/v1/shards", get(site::shards));
     all.path("/v1/shards/{shard}", get(site::shard));
     all.path("/v1/clients", get(clients::list));

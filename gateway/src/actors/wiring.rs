@@ -27,6 +27,7 @@ use crate::admission::{KeptAdmission, NewBox};
 use crate::descriptors;
 use crate::front::Front;
 use crate::identity::{Expected, Identity, IdentityError, log_identity};
+use crate::recovery::KeptRecovery;
 use crate::settings::{Checked, Settings, SettingsError, SiteEntry, membership_hash};
 use actix::{Actor, Addr, AsyncContext, Context};
 use actix_web::middleware::from_fn;
@@ -181,11 +182,19 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let dir = &settings.gateway.data_dir;
     private::own_folder(dir).map_err(|error| StartError::File { path: dir.clone(), error })?;
     let psk = LinkKey::new(link_psk(&secret, &site));
-    let Belonging { me, genesis, peers, addresses, reached_at } =
+    let Belonging { me, genesis, mut peers, addresses, reached_at } =
         belong(&settings, &site, entry, &psk).await?;
     let membership = membership_hash(&site, &genesis);
     let found = Identity::find(dir, &Expected { site: site.clone(), gateway: me, membership })?;
     let ring = Arc::new(genesis.ring().map_err(SettingsError::from)?);
+    let mut recovery = KeptRecovery::find(dir)?;
+    if let Some(kept) = &mut recovery {
+        // Nobody greets those that were given up, also before there is a copy of the directory that says so.
+        peers.retain(|peer, _| !kept.plan.lost.contains(&peer.0));
+        if !kept.done {
+            carry_out(kept, dir, &settings, log_identity(found.incarnation()), me)?;
+        }
+    }
     let (read, scrubber) = read_disk(dir, &settings, log_identity(found.incarnation()))?;
     let replica_settings = ReplicaSettings {
         rules: Arc::new(settings.rules.clone()),
@@ -342,7 +351,10 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         room,
         copy: directory.clone(),
     };
-    let core = Steward::new(me, genesis.clone(), Some(announcement));
+    let mut core = Steward::new(me, genesis.clone(), Some(announcement));
+    if let Some(kept) = &recovery {
+        core.recovers(kept.for_directory());
+    }
     let steward = steward.run(StewardActor::new(core, ring.clone(), ways_of_steward));
     forwarder.do_send(ForwarderWays { replicas: replicas.clone(), peers: switch.clone().recipient() });
     let overview = Overview {
@@ -447,6 +459,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         site,
         me,
         members,
+        data_dir: dir.clone(),
         overview,
         uplink: uplink.recipient(),
         log: log.recipient(),
@@ -593,11 +606,32 @@ async fn wait_for_signal() {
     }
 }
 
-fn read_disk(
+/// Carries out, on this gateway's disk, the plan of a recovery.
+fn carry_out(
+    kept: &mut KeptRecovery,
     dir: &Path,
     settings: &Settings,
     identity: [u8; 16],
-) -> Result<(ReadStorage, Scrubber), StartError> {
+    me: GatewayId,
+) -> Result<(), StartError> {
+    let (folders, options, _) = folders(dir, settings, identity)?;
+    let rules = Arc::new(settings.rules.clone());
+    storage::succeed(folders, options, &kept.orders(me), &rules)?;
+    kept.finish()?;
+    tracing::warn!(
+        generation = kept.plan.name.generation,
+        lost = ?kept.plan.lost,
+        "the site is recovered without these gateways, which are given up for good"
+    );
+    Ok(())
+}
+
+/// The folders in which the data lies, and how the log is kept.
+fn folders(
+    dir: &Path,
+    settings: &Settings,
+    identity: [u8; 16],
+) -> Result<(Folders, LogOptions, Scrubber), StartError> {
     let folder = |name: &str| {
         let path = dir.join(name);
         RealDisk::open(path.clone()).map(Arc::new).map_err(|error| StartError::File { path, error })
@@ -610,7 +644,15 @@ fn read_disk(
     let floor = RealDisk::open(dir).map_err(|error| StartError::File { path: dir.into(), error })?;
     let scrubber =
         Scrubber { log: log.clone(), snapshots: snapshots.clone(), batches: batches.clone(), identity };
-    let folders = Folders { floor: Arc::new(floor), log, snapshots, batches };
+    Ok((Folders { floor: Arc::new(floor), log, snapshots, batches }, log_settings, scrubber))
+}
+
+fn read_disk(
+    dir: &Path,
+    settings: &Settings,
+    identity: [u8; 16],
+) -> Result<(ReadStorage, Scrubber), StartError> {
+    let (folders, log_settings, scrubber) = folders(dir, settings, identity)?;
     let found = storage::read(folders, log_settings)?;
     let recovery = found.recovery();
     tracing::info!(

@@ -229,6 +229,11 @@ impl Running {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+
     /// Sends SIGSTOP.
     pub fn pause(&self) {
         self.signal(rustix::process::Signal::STOP);

@@ -361,6 +361,31 @@ fn paths() -> Vec<Described> {
                 json_of(ordered()),
             )
         },
+        described(
+            Get,
+            "/v1/recovery",
+            "gateway",
+            "What this gateway has of the site",
+            "Of this gateway alone, whatever has become of the others: the gateways that it knows and reaches, each group's latest \
+             configuration, how far its replicas hold it, and the last plan that it has taken. `selvedge site recover` judges from it what \
+             can be recovered when a majority is gone for good.",
+            json_of(rows_of("replicas", objects(), &[("gateways", objects()), ("groups", objects())])),
+        ),
+        Described {
+            body: Some(body("The plan that `selvedge site recover` made.", json!({}))),
+            problems: &[409],
+            ..described(
+                Post,
+                "/v1/recovery",
+                "gateway",
+                "Gives up a lost majority for good",
+                "Hands this gateway the plan of a recovery. It is on disk when this is answered; then the process ends (exit code 70), and \
+                 carries the plan out when it is started again. `changed` is false if it has this plan already. 409 if the plan is for \
+                 another site or gateway, if a gateway that it gives up can still be reached, or if a plan of the same or a later generation \
+                 is known.",
+                json_of(ordered()),
+            )
+        },
         Described {
             parameters: listed(&site::SHARDS_PARAMETERS),
             ..described(
