@@ -61,6 +61,31 @@ pub enum Command {
 pub enum SiteCommand {
     /// List the gateways: state, release, leaders, lag, room on disk; and what moves.
     Status,
+    /// Go on from what survives, when a majority of the gateways is gone for good.
+    ///
+    /// A shard serves only while a majority of its replicas runs. First try to start the gateways that don't run: everything is
+    /// on their disks. This command is for disks that will never come back. It gives the gateways that don't answer up FOR
+    /// GOOD: whatever only they had is lost, and they can never return to this site.
+    ///
+    /// 1. Run it without --yes. It changes nothing, and says what would be kept, what may be lost, and who is given up. Name
+    ///    every gateway that still runs: `selvedge site recover --survivor http://box-1:8081 --survivor http://box-2:8081`.
+    ///    Others that they know are asked too.
+    ///
+    /// 2. Make sure that the gateways it gives up are switched off, and stay so.
+    ///
+    /// 3. Run it again with --yes. Each survivor writes the plan down and ends its process; the service manager starts it
+    ///    again, and it carries the plan out. If a survivor did not hear it, run the command again: it finishes what was begun.
+    ///
+    /// 4. When the site serves (`selvedge site status`), let new gateways join: `selvedge gateway invite`.
+    #[command(verbatim_doc_comment)]
+    Recover {
+        /// A gateway that survives; may be given several times. The one of --gateway is asked as well.
+        #[arg(long = "survivor", value_name = "URL")]
+        survivors: Vec<String>,
+        /// Carry it out: the gateways that don't answer are given up for good.
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

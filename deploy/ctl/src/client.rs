@@ -50,6 +50,9 @@ pub enum AskError {
          status`, and repeat the command if it was not: repeating does no harm"
     )]
     NoOutcome { url: String, tries: u32, why: String },
+    /// What the gateways say rules the order out.
+    #[error("{0}")]
+    Judged(String),
     /// The file for the token can't be written.
     #[error("can't write the token to {file}: {why}; name a new file in a folder that exists")]
     NotWritten { file: String, why: std::io::Error },
@@ -122,6 +125,11 @@ impl Client {
             .build()
             .new_agent();
         Ok(Self { agent, gateway, token })
+    }
+
+    /// Another client for the same gateway.
+    pub fn again(&self) -> Self {
+        Self { agent: self.agent.clone(), gateway: self.gateway.clone(), token: self.token.clone() }
     }
 
     /// Gets the JSON at a path, which has a list of this name.
@@ -233,6 +241,14 @@ fn draw<const N: usize>() -> std::io::Result<String> {
     let mut bytes = [0; N];
     File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The random part of a recovery's plan.
+///
+/// # Errors
+/// [`AskError::NoRandomness`].
+pub fn draw_plan() -> Result<String, AskError> {
+    draw::<16>().map_err(AskError::NoRandomness)
 }
 
 /// A new one-time token for an invitation.

@@ -13,6 +13,7 @@ mod arguments;
 mod client;
 mod invite;
 mod moving;
+mod recover;
 mod shards;
 mod site;
 mod table;
@@ -69,6 +70,9 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> Result<String, Failure>
     };
     let (answer, text) = match arguments.command {
         Command::Site(SiteCommand::Status) => show("/v1/gateways", "gateways", site::status),
+        Command::Site(SiteCommand::Recover { survivors, yes }) => {
+            recover::recover(&client, arguments.token_file.as_deref(), &survivors, yes)
+        }
         // The largest page: it holds the shards of any site.
         Command::Shards { moving: false } => show("/v1/shards?limit=10000", "shards", shards::list),
         Command::Shards { moving: true } => show("/v1/directory", "gateways", moving::list),

@@ -342,3 +342,46 @@ fn an_invitation_has_a_token_of_its_own_which_can_go_into_a_file() {
     served.join().unwrap();
     assert!(!said.status.success() && !other.exists());
 }
+
+/// What the last of three gateways says.
+const SURVIVOR: &str = r#"{"site":"plant-7","gateway":1,"generation":0,"plan":null,"reachable":[1],
+    "gateways":[{"gateway":1,"http":"","witness":false},{"gateway":2,"http":"","witness":false},{"gateway":3,"http":"","witness":false}],
+    "groups":[{"group":1,"configuration":1,"members":[2,3]}],
+    "replicas":[{"group":0,"configuration":1,"members":[1,2,3],"witness":false,"sound":true,"ballot":[2,1],"commit":7,"prefix":9,
+    "last":9,"applied":7,"unconfirmed_batches":4,"generation":5}]}"#;
+
+#[test]
+fn a_recovery_says_what_may_be_lost_and_changes_nothing_without_yes() {
+    let (address, request) = gateway("200 OK", SURVIVOR);
+    let output = selvedge(&["site", "recover", "--gateway", &address]);
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(request.join().unwrap().starts_with("GET /v1/recovery "));
+    for part in [
+        "gateways 2, 3 are given up FOR GOOD",
+        "on gateway 1",
+        "EMPTY on gateway 1",
+        "s1 has no replica left, and BEGINS ANEW, EMPTY",
+        "Nothing was changed",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}
+
+#[test]
+fn a_recovery_is_handed_out_with_yes_and_refused_while_a_lost_gateway_is_reached() {
+    let answers = [("200 OK", SURVIVOR), ("200 OK", r#"{"changed":true}"#)];
+    let (address, requests) = gateways(&answers);
+    let output = selvedge(&["site", "recover", "--yes", "--gateway", &address]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let requests = requests.join().unwrap();
+    assert!(requests[1].starts_with("POST /v1/recovery "), "{requests:?}");
+    assert!(requests[1].contains(r#""lost":[2,3]"#) && requests[1].contains(r#""site":"plant-7""#));
+    assert!(text(&output.stdout).contains("The survivor has the plan"), "{}", text(&output.stdout));
+
+    let reaches = SURVIVOR.replace(r#""reachable":[1]"#, r#""reachable":[1,3]"#);
+    let (address, _) = gateway("200 OK", &reaches);
+    let output = selvedge(&["site", "recover", "--yes", "--gateway", &address]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("still reaches gateway 3"), "{}", text(&output.stderr));
+}
