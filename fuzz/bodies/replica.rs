@@ -234,7 +234,9 @@ impl Host {
                 let values = (0..count).map(|_| self.value(source)).collect();
                 Message::Accept { ballot, prev: a, values, commit: b }
             }
-            11..13 => Message::Accepted { ballot, upto: a, commit: b, vote: source.flag() },
+            11..13 => {
+                Message::Accepted { ballot, upto: a, commit: b, vote: source.flag(), damaged: source.flag() }
+            }
             13 => Message::Lagging { ballot, prefix: a },
             14 => Message::Refused { promised: ballot },
             15 if source.flag() => Message::Confirm { ballot, n: source.number(1) },

@@ -159,6 +159,12 @@ pub enum ReconfigureRefused {
         has: Slot,
         commit: Slot,
     },
+    /// The new member has lost records, or has not said since its start that it has lost none. With fewer than three
+    /// members, it could not take part at all.
+    #[error(
+        "{0} has lost records and can't vote before it has asked the members for them; try again when it has healed"
+    )]
+    LearnerDamaged(GatewayId),
     /// The Paxos group accepts no proposal at the moment.
     #[error(transparent)]
     NotNow(#[from] ProposeError),

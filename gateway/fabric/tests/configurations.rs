@@ -159,6 +159,11 @@ impl Site {
 
     /// Ends the process of a gateway and starts another on what is on disk.
     fn restart(&mut self, id: u16) {
+        self.restart_with(id, None);
+    }
+
+    /// The same, when the log may have lost records: `damaged` is a random number then.
+    fn restart_with(&mut self, id: u16, damaged: Option<u64>) {
         let gateway = self.gateways.get_mut(&id).unwrap();
         let machine = match &gateway.snapshot {
             Some((_, bytes)) => Machine::restore(SHARD, rules(), bytes).unwrap(),
@@ -170,7 +175,7 @@ impl Site {
         let is_new = !FIRST.contains(&id) && !gateway.records.iter().any(|r| r.kind == KIND_LEARNS);
         let found = match is_new {
             true => FoundReplica::learner(1),
-            false => replay.finish(slot, machine.configuration(), None),
+            false => replay.finish(slot, machine.configuration(), damaged),
         };
         gateway.core = ShardCore::recover(settings(id), machine, found).unwrap();
         let gone = |(from, to, _): &(u16, u16, PeerMessage)| *from != id && *to != id;
@@ -503,6 +508,34 @@ fn a_leader_refuses_what_it_must_not_propose() {
     site.settle();
     assert!(matches!(site.refused.pop(), Some(Refused::LearnerBehind { has: 0, .. })), "{:?}", site.refused);
     assert_eq!(site.newest().number, 1);
+}
+
+#[test]
+fn a_learner_that_has_lost_records_becomes_a_member_only_after_it_has_healed() {
+    let mut site = Site::new();
+    site.publish(1);
+    site.add(4);
+    site.run(2_000);
+    let leader = site.leader().unwrap();
+    let away = FIRST.into_iter().find(|id| *id != leader).unwrap();
+    let stays: Vec<u16> = FIRST.into_iter().filter(|id| *id != away).collect();
+    // It can't heal while a member that it has to ask is away, though it learns everything from the leader.
+    site.set_down(away, true);
+    site.restart_with(4, Some(77));
+    site.run(2_000);
+    assert_eq!(site.core(4).status(site.now()).role, ReplicaRole::Damaged);
+    let next = [stays[0], stays[1], 4];
+    let leader = site.leader().unwrap();
+    site.order(leader, 1, &next);
+    site.run(1_000);
+    assert_eq!(site.refused.pop(), Some(ReconfigureRefused::LearnerDamaged(GatewayId(4))));
+    assert_eq!(site.newest().number, 1);
+    site.set_down(away, false);
+    site.run(2_000);
+    assert_eq!(site.core(4).status(site.now()).role, ReplicaRole::Learner);
+    site.move_to(&next);
+    site.publish(2);
+    site.check(2);
 }
 
 #[test]

@@ -219,8 +219,9 @@ impl Consensus {
         {
             let (ballot, upto) = (self.acceptor.promised(), self.acceptor.prefix());
             let may_vote = self.is_member(self.me) || canary::makes(Canary::LearnerVotes);
-            let (commit, vote) = (self.acceptor.commit(), may_vote && self.damage.is_none());
-            let accepted = Message::Accepted { ballot, upto, commit, vote };
+            let damaged = self.damage.is_some();
+            let (commit, vote) = (self.acceptor.commit(), may_vote && !damaged);
+            let accepted = Message::Accepted { ballot, upto, commit, vote, damaged };
             if canary::makes(Canary::AcceptedBeforeFsync) {
                 self.send(leader, accepted);
             } else {
@@ -338,6 +339,14 @@ impl Consensus {
         leader.followers.get(rank).filter(|_| rank != self.me).map(|f| f.matched)
     }
 
+    /// While this replica leads: whether another member or a learner has said, since its process was last seen to
+    /// start, that it has lost no records.
+    pub fn is_undamaged(&self, of: GatewayId) -> bool {
+        let State::Leading(leader) = &self.state else { return false };
+        let follower = self.config.rank(of).and_then(|rank| leader.followers.get(rank));
+        follower.is_some_and(|f| f.undamaged)
+    }
+
     /// The configuration that the group was set up with, and its present learners.
     pub fn config(&self) -> &GroupConfig {
         &self.config
@@ -405,8 +414,8 @@ impl Consensus {
             Message::Accept { ballot, prev, values, commit } => {
                 self.on_accept(from, ballot, prev, values, commit)
             }
-            Message::Accepted { ballot, upto, commit, vote } => {
-                self.on_accepted(from, ballot, upto, commit, vote)
+            Message::Accepted { ballot, upto, commit, vote, damaged } => {
+                self.on_accepted(from, ballot, (upto, commit), vote, damaged)
             }
             Message::Lagging { ballot, prefix } => self.on_lagging(from, ballot, prefix),
             Message::Refused { promised } => self.on_refused(promised),

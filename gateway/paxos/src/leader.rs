@@ -43,6 +43,8 @@ pub(super) struct Progress {
     pub voted: Slot,
     /// The follower has all slots up to this one, whether it votes or not.
     pub matched: Slot,
+    /// The follower has said, since it was last seen to start, that it has lost no records.
+    pub undamaged: bool,
     /// The next slot to send.
     next: Slot,
     /// Where sending began again after a loss.
@@ -179,6 +181,7 @@ impl Progress {
     /// lower.
     pub fn reset(&mut self, leader_commit: Slot) {
         self.rewind(if self.matched > 0 { self.matched + 1 } else { leader_commit + 1 });
+        self.undamaged = false;
         self.commit = 0;
         self.told_commit = 0;
         self.told_behind = false;

@@ -136,8 +136,9 @@
 //!
 //! **Learners** receive everything that followers do, and acknowledge it as something that is no vote. They answer no
 //! Canvass, Prepare, Confirm or Recovering, and a leader counts the votes of members only, whatever a message says.
-//! [`Consensus::progress`] shows when a learner is close enough for the stop to be proposed. A learner votes only in
-//! a later configuration that has it as a member.
+//! [`Consensus::progress`] shows when a learner is close enough for the stop to be proposed, and
+//! [`Consensus::is_undamaged`] whether it has lost nothing. A learner votes only in a later configuration that has it as
+//! a member.
 //!
 //! **Witnesses** are members that vote and keep entries but never lead. They hand their entries to a candidate in their
 //! promises, like every member. If a candidate needs entries that have left the memory of a witness, the witness can't

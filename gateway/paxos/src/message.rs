@@ -129,6 +129,8 @@ pub enum Message {
         /// False from a replica that lost votes and only learns: the message then says how far the replica is, and
         /// counts as no vote.
         vote: bool,
+        /// The sender has lost records: as a learner, it must not become a member yet.
+        damaged: bool,
     },
     /// The other answer to [`Message::Accept`]: the sender did not take it and asks for the slots after `prefix`.
     Lagging {

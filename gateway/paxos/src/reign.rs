@@ -18,7 +18,14 @@ impl Leader {
 }
 
 impl Consensus {
-    pub(super) fn on_accepted(&mut self, from: usize, ballot: Ballot, upto: Slot, commit: Slot, vote: bool) {
+    pub(super) fn on_accepted(
+        &mut self,
+        from: usize,
+        ballot: Ballot,
+        (upto, commit): (Slot, Slot),
+        vote: bool,
+        damaged: bool,
+    ) {
         let last = self.acceptor.prefix();
         let (now, votes) = (self.now, self.is_member(from));
         let Some(leader) = self.leading(ballot) else { return };
@@ -27,6 +34,7 @@ impl Consensus {
             return; // it can't have entries that were never sent
         }
         follower.accepted(upto, commit, vote);
+        follower.undamaged = !damaged;
         if votes {
             leader.heard_ms = now; // that a learner answers says nothing of the majority
         }

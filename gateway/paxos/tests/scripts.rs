@@ -78,9 +78,10 @@ fn show(message: &Message) -> String {
         Message::Accept { ballot, prev, values: v, commit } => {
             format!("Accept {ballot} prev {prev} {} commit {commit}", values(v.iter()))
         }
-        Message::Accepted { ballot, upto, commit, vote } => {
+        Message::Accepted { ballot, upto, commit, vote, damaged } => {
             let vote = if *vote { "" } else { ", no vote" };
-            format!("Accepted {ballot} upto {upto} commit {commit}{vote}")
+            let damaged = if *damaged { ", damaged" } else { "" };
+            format!("Accepted {ballot} upto {upto} commit {commit}{vote}{damaged}")
         }
         Message::Prepare { ballot, from } => format!("Prepare {ballot} from {from}"),
         Message::Behind { ballot, first } => format!("Behind {ballot} first {first}"),
@@ -457,7 +458,9 @@ impl World {
                 let of = GatewayId(Self::number(words.next()) as u16);
                 let progress = self.nodes[at.0 - 1].groups.get(&at.1).and_then(|g| g.progress(of));
                 let progress = progress.map_or("unknown".into(), |slot| slot.to_string());
-                self.say(format_args!("{} knows {of} up to {progress}", name(at.0, at.1)));
+                let group = self.nodes[at.0 - 1].groups.get(&at.1);
+                let undamaged = if group.is_some_and(|g| g.is_undamaged(of)) { ", undamaged" } else { "" };
+                self.say(format_args!("{} knows {of} up to {progress}{undamaged}", name(at.0, at.1)));
             }
             "read" => {
                 let at = self.at(words.next());

@@ -403,6 +403,9 @@ impl ShardCore {
             if has == 0 || has.saturating_add(MAX_LEARNER_LAG_SLOTS) < commit {
                 return Err(ReconfigureRefused::LearnerBehind { gateway, has, commit });
             }
+            if !self.consensus.is_undamaged(gateway) {
+                return Err(ReconfigureRefused::LearnerDamaged(gateway));
+            }
         }
         self.consensus.propose(now.mono_ms, stop.encode().into())?;
         Ok(())

@@ -70,11 +70,8 @@ fn paxos() -> impl Strategy<Value = Message> {
             values,
             commit
         }),
-        (n(), ballot()).prop_map(|((upto, commit, vote), ballot)| Message::Accepted {
-            ballot,
-            upto,
-            commit,
-            vote
+        (n(), ballot(), any::<bool>()).prop_map(|((upto, commit, vote), ballot, damaged)| {
+            Message::Accepted { ballot, upto, commit, vote, damaged }
         }),
         (n(), ballot()).prop_map(|((prefix, ..), ballot)| Message::Lagging { ballot, prefix }),
         ballot().prop_map(|promised| Message::Refused { promised }),

@@ -445,11 +445,11 @@ impl World {
                 if envelope.from == at || envelope.to.is_some_and(|to| to != at) {
                     continue;
                 }
-                if let Message::Accepted { ballot, upto, commit, vote } = envelope.message
+                if let Message::Accepted { ballot, upto, commit, vote, damaged } = envelope.message
                     && role == Role::Leader
                 {
                     for upto in replica.group.commit() + 1..upto {
-                        let message = Message::Accepted { ballot, upto, commit, vote };
+                        let message = Message::Accepted { ballot, upto, commit, vote, damaged };
                         may(What::Hear(Arc::new(Envelope { message, ..**envelope })));
                     }
                 }
