@@ -4,14 +4,14 @@
 use crate::source::Source;
 use actix_web::web::Query;
 use selvedge_node::api::read_ask;
-use selvedge_node_core::params::{NamesPlace, WindowPlace, duration_text};
+use selvedge_node_core::params::{NamesPlace, WindowPlace};
 use selvedge_node_core::query::{AGGREGATE_PARAMETERS, AggregateQuery};
 use selvedge_node_core::stored::SeriesInfo;
 use selvedge_types::ids::SiteId;
 use selvedge_types::params::{BadParameter, MAX_LIMIT_ENTRIES, Parameters};
 use selvedge_types::pattern::{MAX_PATTERN_BYTES, MAX_STARS_ENTRIES, MAX_TEXT_BYTES, Pattern};
 use selvedge_types::question::{MAX_ROWS, MAX_WAIT_MS, SiteWindowPlace};
-use selvedge_types::time::{EpochMs, MAX_DURATION_MS, TIME_RANGE, parse_duration_ms};
+use selvedge_types::time::{EpochMs, MAX_DURATION_MS, TIME_RANGE, duration_text, parse_duration_ms};
 
 /// The longest that is told about a wrong parameter.
 const MAX_SAID_BYTES: usize = 1_000;

@@ -8,13 +8,12 @@
 //! A window belongs to the span in which it starts. So that none lies in two, all spans have to begin where windows do: at multiples
 //! of [`Grid::divisor_ms`], which is 30 minutes for a zone that is 5 h 30 min ahead of UTC.
 
-use super::params::duration_text;
 use super::rollup::{DAY_MS, HOUR_MS, floor};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use selvedge_types::params::{BadParameter, bad, shown};
-use selvedge_types::time::{EpochMs, parse_duration_ms};
+use selvedge_types::time::{EpochMs, duration_text, parse_duration_ms};
 
 /// The most weeks, and the most months, of a span.
 const MAX_UNITS: i64 = 120;

@@ -4,8 +4,6 @@ use selvedge_types::params::{BadParameter, Parameters};
 use selvedge_types::pattern::Pattern;
 use selvedge_types::time::EpochMs;
 
-const DAY_MS: i64 = 86_400_000;
-
 /// Which streams are asked for; what is nothing leaves all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WantedStreams {
@@ -29,13 +27,6 @@ impl WantedStreams {
             search: p.text("q")?.map(str::to_string),
         })
     }
-}
-
-/// A duration as a person writes it.
-pub fn duration_text(ms: i64) -> String {
-    let units = [(DAY_MS, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
-    let fits = units.iter().find(|(unit, _)| ms % unit == 0 && ms != 0);
-    fits.map_or(format!("{ms}ms"), |(unit, name)| format!("{}{name}", ms / unit))
 }
 
 /// Where an answer ended: a series and the start of its next window or span.

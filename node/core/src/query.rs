@@ -14,13 +14,13 @@
 use super::fill::Fill;
 use super::grid::Grid;
 use super::owner::{GroupBy, Owner};
-use super::params::{WantedStreams, WindowPlace, duration_text};
+use super::params::{WantedStreams, WindowPlace};
 use super::passed::NEVER;
 use super::rollup::{self, Segment};
 use super::row::{Function, Row, RowContent};
 use super::stored::SeriesInfo;
 use selvedge_types::params::{BadParameter, MAX_LIMIT_ENTRIES, Parameters, bad, shown};
-use selvedge_types::time::EpochMs;
+use selvedge_types::time::{EpochMs, duration_text};
 use selvedge_types::window_query::WindowQuery;
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use super::target::{Target, day_text};
 use crate::store::Reader;
 use crate::store::day::DayKey;
 use crate::store::lake::Exports;
-use selvedge_node_core::params::duration_text;
+use selvedge_types::time::duration_text;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;

@@ -234,6 +234,13 @@ pub fn parse_duration_ms(text: &str) -> Result<i64, BadDuration> {
     sound.ok_or_else(|| BadDuration(text.chars().take(40).collect()))
 }
 
+/// A duration as a person writes it.
+pub fn duration_text(ms: i64) -> String {
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    let fits = units.iter().find(|(unit, _)| ms % unit == 0 && ms != 0);
+    fits.map_or(format!("{ms}ms"), |(unit, name)| format!("{}{name}", ms / unit))
+}
+
 /// A text that is no span of time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(

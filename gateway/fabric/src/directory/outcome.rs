@@ -7,7 +7,7 @@ use super::{DIRECTORY_GROUP, Group};
 use crate::ring::{MAX_GATEWAYS, MAX_REPLICAS, MAX_WEIGHT};
 use bincode::{Decode, Encode};
 use selvedge_types::ids::{GatewayId, ShardId};
-use selvedge_types::time::ElapsedMs;
+use selvedge_types::time::{ElapsedMs, duration_text};
 
 /// The outcome of a command. Snapshots keep those of operators' requests.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -83,7 +83,11 @@ pub enum DirectoryRefusal {
     InvitationExpired,
     #[error("an invitation with this token already exists or has ended: draw another token")]
     InvitationKnown,
-    #[error("an invitation can't stay open for {0} ms: give 1 to {MAX_INVITATION_MS} ms")]
+    #[error(
+        "an invitation can't stay open for {}: give 1ms to {}",
+        duration(*.0),
+        duration(MAX_INVITATION_MS)
+    )]
     InvitationTime(u64),
     #[error(
         "{MAX_INVITATIONS_ENTRIES} invitations are open, which is the maximum: wait until one is used or expires"
@@ -163,6 +167,10 @@ pub enum DirectoryRefusal {
         Group(*shard)
     )]
     NoSoundMajority { gateway: GatewayId, shard: ShardId, left: u8, voters: u8 },
+}
+
+fn duration(ms: u64) -> String {
+    duration_text(i64::try_from(ms).unwrap_or(i64::MAX))
 }
 
 fn list(gateways: &[GatewayId]) -> String {
