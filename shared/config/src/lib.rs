@@ -170,10 +170,31 @@ where
     if let Some(path) = file {
         secrets::not_in_an_open_file(path)?;
     }
+    load_from(file, prefix, environment(), overrides)
+}
+
+/// Where the value of a dotted key comes from, for errors about settings that have loaded. [`SettingOrigin::Defaults`] if
+/// nothing sets it.
+pub fn origin_of<T>(
+    file: Option<&Path>,
+    prefix: &str,
+    overrides: &[(String, String)],
+    key: &str,
+) -> SettingOrigin
+where
+    T: Serialize + Default,
+{
+    let shape = serde_json::to_value(T::default()).unwrap_or(Shape::Null);
+    let layers = Layers::read(&shape, file, prefix, environment(), overrides);
+    layers.map_or(SettingOrigin::Defaults, |layers| layers.origin(key))
+}
+
+/// The variables of the environment that are text.
+fn environment() -> impl Iterator<Item = (String, String)> {
     let readable = |(k, v): (std::ffi::OsString, std::ffi::OsString)| {
         Some((k.into_string().ok()?, v.into_string().ok()?))
     };
-    load_from(file, prefix, std::env::vars_os().filter_map(readable), overrides)
+    std::env::vars_os().filter_map(readable)
 }
 
 /// As [`load`], with the environment given, and wherever secrets stand.
@@ -190,23 +211,7 @@ where
     T: DeserializeOwned + Serialize + Default,
 {
     let shape = serde_json::to_value(T::default()).unwrap_or(Shape::Null);
-    let mut layers = Layers { all: vec![], shape: &shape };
-    if let Some(path) = file {
-        layers.add_file(path)?;
-    }
-    let prefix = format!("{prefix}_");
-    let mut variables: Vec<_> = variables
-        .into_iter()
-        .filter(|(name, value)| name.starts_with(&prefix) && !is_service_link(name, value))
-        .collect();
-    variables.sort();
-    for (name, text) in variables {
-        let key = name.get(prefix.len()..).unwrap_or_default().to_lowercase().replace("__", ".");
-        layers.add_text(&key, &text, SettingOrigin::Variable(name))?;
-    }
-    for (key, text) in overrides {
-        layers.add_text(key, text, SettingOrigin::CommandLine)?;
-    }
+    let layers = Layers::read(&shape, file, prefix, variables, overrides)?;
     let mut builder = Config::builder().add_source(Layer(table_of(&shape)));
     for (_, _, layer) in &layers.all {
         builder = builder.add_source(layer.clone());
@@ -265,7 +270,35 @@ struct Layers<'a> {
     shape: &'a Shape,
 }
 
-impl Layers<'_> {
+impl<'a> Layers<'a> {
+    /// Reads what is given, the earlier sources first.
+    fn read(
+        shape: &'a Shape,
+        file: Option<&Path>,
+        prefix: &str,
+        variables: impl IntoIterator<Item = (String, String)>,
+        overrides: &[(String, String)],
+    ) -> Result<Self, SettingsLoadError> {
+        let mut layers = Self { all: vec![], shape };
+        if let Some(path) = file {
+            layers.add_file(path)?;
+        }
+        let prefix = format!("{prefix}_");
+        let mut variables: Vec<_> = variables
+            .into_iter()
+            .filter(|(name, value)| name.starts_with(&prefix) && !is_service_link(name, value))
+            .collect();
+        variables.sort();
+        for (name, text) in variables {
+            let key = name.get(prefix.len()..).unwrap_or_default().to_lowercase().replace("__", ".");
+            layers.add_text(&key, &text, SettingOrigin::Variable(name))?;
+        }
+        for (key, text) in overrides {
+            layers.add_text(key, text, SettingOrigin::CommandLine)?;
+        }
+        Ok(layers)
+    }
+
     fn add_file(&mut self, path: &Path) -> Result<(), SettingsLoadError> {
         let failed = |why: String| SettingsLoadError::File { path: path.to_owned(), why };
         let size = std::fs::metadata(path).map_err(|e| failed(e.to_string()))?.len();
@@ -315,8 +348,7 @@ impl Layers<'_> {
                     || (key.starts_with(set.as_str()) && key[set.len()..].starts_with(['.', '[']))
                     || (set.starts_with(key) && set[key.len()..].starts_with('.'));
             }
-            let first = key.split(['.', '[']).next().unwrap_or_default();
-            layer.0.contains_key(first)
+            holds(&layer.0, key)
         };
         let found = self.all.iter().rev().find(sets).or(self.all.last().filter(|_| key.is_empty()));
         found.map_or(SettingOrigin::Defaults, |(_, origin, _)| origin.clone())
@@ -382,6 +414,17 @@ impl Layers<'_> {
             }
         }
     }
+}
+
+/// Whether a file has this key, or the list in which it lies.
+fn holds(file: &Map<String, Value>, key: &str) -> bool {
+    let mut parts = key.split('[').next().unwrap_or_default().split('.');
+    let mut found = parts.next().and_then(|first| file.get(first));
+    for part in parts {
+        let Some(ValueKind::Table(table)) = found.map(|value| &value.kind) else { break };
+        found = table.get(part);
+    }
+    found.is_some()
 }
 
 struct WrongTypeParts {
@@ -485,6 +528,8 @@ fn check(value: &Value, shape: &Shape, path: &str, origin: &SettingOrigin) -> Re
     let found = match &value.kind {
         ValueKind::Table(_) => "a table".to_string(),
         ValueKind::Array(_) => "a list".to_string(),
+        // It may be a list of tables with secrets that lacks its last bracket.
+        ValueKind::String(_) if matches!(shape, Shape::Object(_) | Shape::Array(_)) => "a text".to_string(),
         ValueKind::String(text) => show(path, &format!("{text:?}")),
         _ => show(path, &value.to_string()),
     };

@@ -180,6 +180,35 @@ fn a_secret_is_never_repeated() {
 }
 
 #[test]
+fn a_list_that_breaks_off_is_not_repeated() {
+    let broken = r#"[{ name = "a", password = "hunter2" "#;
+    let texts = [
+        said("", &[("SELVEDGE_SITES", broken)], &[]),
+        said("", &[], &[("sites", broken)]),
+        said("sites = \"hunter2\"", &[], &[]),
+        said("mqtt = \"hunter2\"", &[], &[]),
+    ];
+    for text in texts {
+        assert!(!text.contains("hunter2") && text.contains("is a text, but must be a "), "{text}");
+    }
+}
+
+#[test]
+fn the_origin_of_a_value_is_its_last_source() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("site.toml");
+    std::fs::write(&path, "[mqtt]\nport = 1\n[[sites]]\nname = \"a\"\n").unwrap();
+    let overrides = [("mqtt.rate".to_string(), "2".to_string())];
+    let origin = |key: &str| origin_of::<Settings>(Some(&path), "SELVEDGE_NOWHERE", &overrides, key);
+    assert_eq!(origin("mqtt.port"), SettingOrigin::File(path.clone()));
+    assert_eq!(origin("sites[0].shards"), SettingOrigin::File(path.clone()));
+    assert_eq!(origin("mqtt.rate"), SettingOrigin::CommandLine);
+    assert_eq!(origin("mqtt.host"), SettingOrigin::Defaults, "another key of the same table is set");
+    let text = said("", &[("SELVEDGE_MQTT__PORT", "x")], &[]);
+    assert!(text.contains("from the environment variable SELVEDGE_MQTT__PORT"), "{text}");
+}
+
+#[test]
 fn a_file_that_is_not_there_or_no_toml_is_named() {
     let none = load_from::<Settings>(Some(Path::new("/nowhere/x.toml")), "S", [], &[]).unwrap_err();
     assert!(none.to_string().starts_with("the settings file /nowhere/x.toml: "), "{none}");
