@@ -1,14 +1,16 @@
 //! `selvedge-gateway` as a program: its command line, its settings, and its log output.
 
 use crate::actors::wiring;
-use crate::settings::{Settings, SettingsError, SiteEntry};
+use crate::settings::{ENVIRONMENT_PREFIX, Settings, SettingsError, SiteEntry};
 use clap::Parser;
 use rustix::fs::Mode;
 use rustix::process::umask;
-use selvedge_config::{bounded_log_filter, check_log_filter, key_value, wants_colours};
+use selvedge_config::{
+    SettingOrigin, bounded_log_filter, check_log_filter, key_value, origin_of, wants_colours,
+};
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -52,7 +54,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let checked = Settings::load(arguments.config.as_deref(), &overrides).and_then(Settings::check);
     let checked = match checked {
         Ok(checked) => checked,
-        Err(e) => return say(&e),
+        Err(e) => return say(&e, arguments.config.as_deref(), &overrides),
     };
     let logged = std::env::var("RUST_LOG").ok().filter(|text| !text.trim().is_empty());
     let logged = logged.unwrap_or_else(|| "info".to_string());
@@ -96,7 +98,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn say(e: &SettingsError) -> ExitCode {
-    eprintln!("selvedge-gateway: {e}");
+fn say(e: &SettingsError, file: Option<&Path>, overrides: &[(String, String)]) -> ExitCode {
+    let origin = e.key().map(|key| origin_of::<Settings>(file, ENVIRONMENT_PREFIX, overrides, key));
+    match origin.filter(|origin| *origin != SettingOrigin::Defaults) {
+        Some(origin) => eprintln!("selvedge-gateway: {e} (the value is {origin})"),
+        None => eprintln!("selvedge-gateway: {e}"),
+    }
     ExitCode::from(2)
 }

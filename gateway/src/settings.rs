@@ -230,6 +230,23 @@ impl Default for Site {
     }
 }
 
+impl Site {
+    /// What these settings say otherwise than the site that this gateway has joined. Values that are the defaults say
+    /// nothing.
+    pub fn contradicts(&self, genesis: &Genesis) -> Option<String> {
+        let other = |found: usize, of_site: usize, default: usize| found != of_site && found != default;
+        let shards = (usize::from(self.shards), usize::from(genesis.shards), usize::from(DEFAULT_SHARDS));
+        let replicas = (self.replicas, genesis.replicas, DEFAULT_REPLICAS);
+        let said = [("site.shards", shards), ("site.replicas", replicas)].into_iter();
+        let said = said.filter(|(_, (found, of_site, default))| other(*found, *of_site, *default));
+        let said: Vec<_> = said
+            .map(|(key, (found, of_site, _))| format!("{key} is {found} here and {of_site} in the site"))
+            .collect();
+        let all = said.join(", ");
+        (!all.is_empty()).then(|| format!("{all}: the site's value holds, so remove the setting here"))
+    }
+}
+
 impl Default for Peer {
     fn default() -> Self {
         Self { bind: SocketAddr::from(([127, 0, 0, 1], 7081)), advertise: String::new() }
@@ -330,6 +347,21 @@ pub enum SettingsError {
         /// The valid range, in words.
         right: &'static str,
     },
+}
+
+impl SettingsError {
+    /// The setting that is wrong, where it is one that has loaded.
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::Text { key, .. } => Some(key),
+            Self::Number { key, .. } => Some(key),
+            Self::Name(_) => Some("site.name"),
+            Self::Secret(_) => Some("site.secret_file"),
+            Self::Password(_) => Some("uplink.password_file"),
+            Self::NotOfTheSite(..) => Some("gateway.id"),
+            Self::Config(_) | Self::Door(_) | Self::Ring(_) | Self::Rules(_) | Self::Topics(_) => None,
+        }
+    }
 }
 
 /// Settings that were checked, and what was derived from them.

@@ -1,5 +1,6 @@
 //! A gateway's settings, as a person writes them.
 
+use selvedge_fabric::directory::Genesis;
 use selvedge_gateway::settings::{Settings, SettingsError};
 use selvedge_seal::SiteSecret;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,46 @@ fn with(dir: &Path, overrides: &[(&str, &str)]) -> Result<(), SettingsError> {
 fn the_example_is_sound() {
     let dir = tempfile::tempdir().unwrap();
     with(dir.path(), &[]).unwrap();
+}
+
+#[test]
+fn what_a_joining_gateway_says_otherwise_than_its_site_is_named() {
+    let genesis = Genesis { shards: 128, replicas: 3, gateways: Vec::new() };
+    let mut settings = Settings::default();
+    assert_eq!(settings.site.contradicts(&genesis), None, "the default says nothing");
+    (settings.site.shards, settings.site.replicas) = (32, 5);
+    let said = settings.site.contradicts(&genesis).unwrap();
+    let wanted = "site.shards is 32 here and 128 in the site, site.replicas is 5 here and 3 in the site";
+    assert!(said.starts_with(wanted) && said.contains("remove the setting"), "{said}");
+    (settings.site.shards, settings.site.replicas) = (128, 3);
+    assert_eq!(settings.site.contradicts(&genesis), None);
+}
+
+#[test]
+fn a_value_out_of_range_is_named_with_the_place_where_it_stands() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("site-secret");
+    SiteSecret::generate().unwrap().create_file(&secret).unwrap();
+    let file = dir.path().join("gateway.toml");
+    std::fs::write(&file, format!("[site]\nsecret_file = {secret:?}\n[log]\nsegment_mib = 0\n")).unwrap();
+    let said = |change: &dyn Fn(&mut Command)| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_selvedge-gateway"));
+        command.args(["--check-config", "--config"]).arg(&file);
+        change(&mut command);
+        String::from_utf8(command.output().unwrap().stderr).unwrap()
+    };
+    let from_file = said(&|_| {});
+    assert!(
+        from_file.contains(&format!("set it to 1 to 1024 (the value is in {}", file.display())),
+        "{from_file}"
+    );
+    let from_environment = said(&|command| _ = command.env("SELVEDGE_GATEWAY_LOG__SEGMENT_MIB", "2000"));
+    assert!(
+        from_environment.contains("environment variable SELVEDGE_GATEWAY_LOG__SEGMENT_MIB"),
+        "{from_environment}"
+    );
+    let from_flag = said(&|command| _ = command.args(["--set", "log.segment_mib=3000"]));
+    assert!(from_flag.contains("is 3000: ") && from_flag.contains("from the command line"), "{from_flag}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::lake::command::Export;
 use crate::lake::target;
 use crate::node::{Node, NodeError};
-use crate::settings::{Checked, NodeSettings, SettingsError};
+use crate::settings::{Checked, ENV_PREFIX, NodeSettings, SettingsError};
 use crate::stats::describe_metrics;
 use crate::store::{Database, sql_worker};
 use crate::token::TokenArguments;
@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use rustix::fs::Mode;
 use rustix::process::umask;
-use selvedge_config::{bounded_log_filter, key_value, wants_colours};
+use selvedge_config::{SettingOrigin, bounded_log_filter, key_value, origin_of, wants_colours};
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -81,10 +81,10 @@ impl Job<'_> {
 }
 
 fn make_token(arguments: &TokenArguments) -> ExitCode {
-    match arguments.make() {
-        Ok((token, lines)) => {
+    match arguments.make().and_then(|made| Ok((made, arguments.holder()?))) {
+        Ok(((token, lines), holder)) => {
             println!("The token, shown this once; it goes into `Authorization: Bearer ...`:\n\n{token}\n");
-            println!("For the node's settings:\n\n{lines}");
+            println!("For {holder}:\n\n{lines}");
             ExitCode::SUCCESS
         }
         Err(why) => {
@@ -95,7 +95,8 @@ fn make_token(arguments: &TokenArguments) -> ExitCode {
 }
 
 impl Arguments {
-    fn settings(&self) -> Result<NodeSettings, SettingsError> {
+    /// What the command line sets, by dotted keys.
+    fn overrides(&self) -> Vec<(String, String)> {
         let named = [
             ("data_dir", &self.data_dir),
             ("http.host", &self.http_host),
@@ -104,8 +105,19 @@ impl Arguments {
             ("uplink.port", &self.uplink_port),
         ];
         let named = named.into_iter().filter_map(|(key, value)| Some((key.to_string(), value.clone()?)));
-        let overrides: Vec<_> = self.set.iter().cloned().chain(named).collect();
-        NodeSettings::load(self.config.as_deref(), &overrides)
+        self.set.iter().cloned().chain(named).collect()
+    }
+
+    fn settings(&self) -> Result<NodeSettings, SettingsError> {
+        NodeSettings::load(self.config.as_deref(), &self.overrides())
+    }
+
+    /// Where the value that an error names stands, if it is anywhere but in the defaults.
+    fn origin(&self, error: &SettingsError) -> Option<SettingOrigin> {
+        let SettingsError::Wrong { key, .. } = error else { return None };
+        let file = self.config.as_deref();
+        let origin = origin_of::<NodeSettings>(file, ENV_PREFIX, &self.overrides(), key);
+        (origin != SettingOrigin::Defaults).then_some(origin)
     }
 
     /// What is to be done.
@@ -141,7 +153,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let job = match arguments.job() {
         Ok(job) => job,
         Err(error) => {
-            eprintln!("selvedge-node: {error}");
+            match arguments.origin(&error) {
+                Some(origin) => eprintln!("selvedge-node: {error} (the value is {origin})"),
+                None => eprintln!("selvedge-node: {error}"),
+            }
             return ExitCode::from(2);
         }
     };

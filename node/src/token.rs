@@ -32,11 +32,36 @@ fn site(text: &str) -> Result<SiteId, String> {
 }
 
 impl TokenArguments {
+    /// Whose settings the lines are for: a node refuses a scope that only gateways know, and the other way round.
+    ///
+    /// # Errors
+    /// When neither of the two knows all of these scopes.
+    pub fn holder(&self) -> Result<&'static str, String> {
+        let all_of = |known: &[Scope]| self.scope.iter().all(|scope| known.contains(scope));
+        // A gateway has one site, so a token of a gateway names none.
+        match (all_of(&Scope::OF_NODE), all_of(&Scope::OF_GATEWAY) && self.site.is_empty()) {
+            (true, true) => Ok("the node's or a gateway's settings"),
+            (true, false) => Ok("the node's settings"),
+            (false, true) => Ok("a gateway's settings"),
+            (false, false) => {
+                let list =
+                    |known: &[Scope]| known.iter().map(Scope::to_string).collect::<Vec<_>>().join(", ");
+                Err(format!(
+                    "no program takes such a token: a node knows the scopes {}, and a gateway knows {} and no --site; create one token \
+                     for each",
+                    list(&Scope::OF_NODE),
+                    list(&Scope::OF_GATEWAY)
+                ))
+            }
+        }
+    }
+
     /// The token, and the lines for the settings.
     ///
     /// # Errors
     /// When the operating system has no randomness, or these scopes and sites don't go together.
     pub fn make(&self) -> Result<(String, String), String> {
+        self.holder()?;
         if !self.site.is_empty() && self.scope.contains(&Scope::Sql) {
             return Err("SQL reads all sites, so a token with --site can't have the scope sql".to_string());
         }
@@ -85,6 +110,14 @@ mod tests {
         assert!(caller.sees("plant-7") && !caller.sees("plant-8"));
         assert!(!lines.contains(&token) && token.len() == PREFIX.len() + 2 * TOKEN_BYTES);
         assert_ne!(arguments(&[Scope::Read], &[]).make().unwrap().0, token);
+        let holder = |scope: &[Scope], site: &[&str]| arguments(scope, site).holder();
+        assert_eq!(holder(&[Scope::Read], &[]), Ok("the node's or a gateway's settings"));
+        assert_eq!(holder(&[Scope::Read], &["plant-7"]), Ok("the node's settings"));
+        assert_eq!(holder(&[Scope::Read, Scope::Live], &[]), Ok("the node's settings"));
+        assert_eq!(holder(&[Scope::Operate, Scope::Read], &[]), Ok("a gateway's settings"));
+        let neither = arguments(&[Scope::Operate, Scope::Live], &[]).make().unwrap_err();
+        assert!(neither.contains("a gateway knows read, operate, metrics"), "{neither}");
+        assert!(arguments(&[Scope::Operate], &["plant-7"]).make().is_err());
         assert!(arguments(&[Scope::Sql], &["plant-7"]).make().is_err());
     }
 }

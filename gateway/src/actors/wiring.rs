@@ -580,6 +580,9 @@ async fn belong(
         candidate.admitted(site, answer)?
     };
     let KeptAdmission { gateway: me, genesis, peers } = admission;
+    if let Some(why) = settings.site.contradicts(&genesis) {
+        tracing::warn!("{why}");
+    }
     Ok(Belonging { me, genesis, peers, addresses: BTreeMap::new(), reached_at })
 }
 
