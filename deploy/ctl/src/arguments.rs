@@ -119,6 +119,7 @@ pub enum GatewayCommand {
         #[arg(value_name = "GATEWAY")]
         id: u16,
         /// Share in relation to the other gateways' weights, 1 to 64.
+        #[arg(allow_hyphen_values = true, value_parser = weight)]
         weight: u32,
     },
     /// Remove a gateway for good, whether or not it runs.
@@ -143,7 +144,7 @@ pub struct Invite {
     #[arg(long, conflicts_with = "replace")]
     pub witness: bool,
     /// Share of the replicas in relation to the other gateways' weights, 1 to 64; 1 by default, or as the replaced gateway.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true, value_parser = weight)]
     pub weight: Option<u32>,
     /// Zone: a shard's replicas are spread over zones. By default what the new gateway's settings say, or as the replaced
     /// gateway.
@@ -178,6 +179,18 @@ pub enum RebalanceCommand {
     Pause,
     /// End a pause: moves go on from where they were.
     Continue,
+}
+
+/// The greatest weight of a gateway. The site itself checks it too.
+const MAX_WEIGHT: u32 = 64;
+
+fn weight(text: &str) -> Result<u32, String> {
+    let weight = text.parse().ok().filter(|weight| (1..=MAX_WEIGHT).contains(weight));
+    weight.ok_or_else(|| {
+        format!(
+            "give a whole number from 1 to {MAX_WEIGHT}; `selvedge gateway drain` moves everything off a gateway"
+        )
+    })
 }
 
 /// A time in whole seconds, from a text such as `24h`.
@@ -221,6 +234,21 @@ mod tests {
             ["", "MB/s", "10Mbit/s", "1.5MB/s", "-1", "10 m", "99999999999GB", "99999999999999999999"]
         {
             assert!(rate(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_weight_that_is_out_of_range_is_answered_with_the_range() {
+        let read = |words: &[&str]| {
+            let words = [&["selvedge", "gateway"], words].concat();
+            Arguments::try_parse_from(words).map(|_| ()).map_err(|e| e.to_string())
+        };
+        assert_eq!((read(&["weight", "3", "64"]), read(&["invite", "--weight", "1"])), (Ok(()), Ok(())));
+        for wrong in ["-1", "0", "65", "1.5", "two"] {
+            for words in [&["weight", "3", wrong][..], &["invite", "--weight", wrong]] {
+                let said = read(words).unwrap_err();
+                assert!(said.contains("a whole number from 1 to 64"), "{words:?}: {said}");
+            }
         }
     }
 

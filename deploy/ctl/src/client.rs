@@ -144,7 +144,7 @@ impl Client {
     }
 
     /// Sends an order, which has one idempotency key however often it is sent: again each time when the connection breaks
-    /// before the answer, at most [`MAX_ORDER_TRIES`] times.
+    /// before the answer, or the gateway can't tell yet what became of the order, at most [`MAX_ORDER_TRIES`] times.
     ///
     /// # Errors
     /// When there is no answer, its status is not 200, or it does not say whether the order changed anything.
@@ -163,7 +163,11 @@ impl Client {
             };
             tries += 1;
             match answer {
-                Ok((status, body)) => return read(url, true, status, &body, "changed", Value::is_boolean),
+                Ok((status, body)) => match (undecided(status, &body), tries) {
+                    (None, _) => return read(url, true, status, &body, "changed", Value::is_boolean),
+                    (Some(why), MAX_ORDER_TRIES) => return Err(AskError::NoOutcome { url, tries, why }),
+                    (Some(_), _) => std::thread::sleep(Duration::from_millis(ORDER_AGAIN_MS)),
+                },
                 // Nothing listens there, so nothing was ordered.
                 Err(why) if tries == 1 && !is_break(&why) => return Err(unreachable(&url, &why)),
                 Err(why) if tries == MAX_ORDER_TRIES => {
@@ -197,6 +201,15 @@ fn is_break(why: &ureq::Error) -> bool {
         ureq::Error::Timeout(_) => true,
         _ => false,
     }
+}
+
+/// The reason that a gateway gives when an order may still be carried out. What it adds is for programs, which repeat the
+/// order with its key, as [`Client::order`] does.
+fn undecided(status: StatusCode, body: &[u8]) -> Option<String> {
+    let problem: Value =
+        serde_json::from_slice(body).ok().filter(|_| status == StatusCode::SERVICE_UNAVAILABLE)?;
+    let (why, _) = problem["detail"].as_str()?.split_once("It may still be carried out")?;
+    Some(why.trim_end_matches([' ', '.']).to_string())
 }
 
 fn because(why: &ureq::Error) -> String {

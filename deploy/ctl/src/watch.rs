@@ -72,7 +72,18 @@ impl Watch {
                 let under_way =
                     items(&answer["moves"]).iter().filter(|m| m["leaves"] == gateway).map(done).sum::<f64>();
                 let left = record["replicas"].as_f64().unwrap_or(0.0) - under_way;
-                self.going(now_ms, answer, &format!("gateway {gateway} drains"), left)
+                let look = self.going(now_ms, answer, &format!("gateway {gateway} drains"), left);
+                // Its leaders, its devices and its copies of data that only it has can't leave it then.
+                match look {
+                    Look::Going { far, .. } if record["up"] == false => Look::Going {
+                        far: format!(
+                            "{far}; it can't be reached: start it again, or, if it is lost, `selvedge gateway remove {gateway}` has the others \
+                             rebuild its replicas"
+                        ),
+                        estimate: String::new(),
+                    },
+                    look => look,
+                }
             }
             Goal::Balanced if is_settled(answer) && !items(&answer["gateways"]).iter().any(joins) => {
                 Look::Ended("all replicas are where they should be".to_string())
@@ -231,6 +242,19 @@ mod tests {
         answer["moves"] = json!([]);
         let Look::Ended(how) = watch.look(20_000, &answer) else { panic!("goes on") };
         assert!(how.starts_with("gateway 3 is empty; ") && how.contains("gateway remove 3"), "{how}");
+    }
+
+    #[test]
+    fn a_gateway_that_dies_while_it_drains_is_named_with_what_to_do() {
+        let (mut watch, mut answer) = (Watch::new(Goal::Drained(3)), draining());
+        answer["gateways"][1]["up"] = json!(true);
+        assert!(!going(watch.look(0, &answer)).contains("reached"));
+        answer["gateways"][1]["up"] = json!(false);
+        let said = going(watch.look(1_000, &answer));
+        assert!(
+            said.contains("it can't be reached: start it again") && said.contains("gateway remove 3"),
+            "{said}"
+        );
     }
 
     #[test]

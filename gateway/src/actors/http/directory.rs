@@ -19,7 +19,13 @@ pub async fn one(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Fail
     let mut answer = summary(&directory);
     answer["site"] = json!(api.site);
     answer["answered_by"] = api.me.0.into();
-    answer["gateways"] = directory.gateways().map(|(id, record)| gateway(&directory, id, record)).collect();
+    let up = api.overview.up().await;
+    let gateways = directory.gateways().map(|(id, record)| {
+        let mut said = gateway(&directory, id, record);
+        said["up"] = up.contains(&id).into();
+        said
+    });
+    answer["gateways"] = gateways.collect();
     answer["misplaced"] = directory.misplaced().map(|(shard, c)| group(&directory, shard, c)).collect();
     Ok(HttpResponse::Ok().json(answer))
 }

@@ -265,7 +265,7 @@ fn paths() -> Vec<Described> {
             "site",
             "Gateways, wanted placement and moves",
             "This gateway's copy of the site's directory: each gateway's state (`joining`, `active`, `draining`), role, weight, zone and \
-             addresses, and the elapsed time at which it entered its state; the groups whose voters are not the wanted ones \
+             addresses, whether this gateway can reach it (`up`), and the elapsed time at which it entered its state; the groups whose voters are not the wanted ones \
              (`misplaced`), and the moves under way. In a group or move, `shard` is null for the directory itself. 503 while this \
              gateway has no copy.",
             json_of(plain(Type::Object)),
