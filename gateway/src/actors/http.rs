@@ -18,7 +18,7 @@ mod skipped;
 pub mod tables;
 
 use crate::actors::fullness;
-use crate::actors::link::PeerLinks;
+use crate::actors::link::{LinkStatus, PeerLinks};
 use crate::actors::messages::log::GetLogFigures;
 use crate::actors::messages::shard::ShardReport;
 use crate::actors::messages::switch::Ask;
@@ -117,7 +117,7 @@ async fn readyz(api: web::Data<Api>) -> Result<String, Failure> {
     let reports = api.overview.reports().await;
     let reach = api.overview.within_reach().await;
     if let Some(why) = api.overview.trouble(&reports, &reach) {
-        return Err(Failure::NotReady(why));
+        return Err(Failure::NotReady(with_refusal(why, &api.links.status())));
     }
     // A site serves without the cloud: a broken uplink is reported, but does not make the gateway unready.
     let uplink = api.uplink.send(GetState).await.ok().and_then(|state| state.trouble);
@@ -128,6 +128,15 @@ async fn readyz(api: web::Data<Api>) -> Result<String, Failure> {
     }));
     let lines = warnings.iter().map(|w| format!("warning: {w}\n")).chain(uplink);
     Ok(std::iter::once("ready\n".to_string()).chain(lines).collect())
+}
+
+/// Adds what a peer says that refuses this gateway: which one was removed from the site, or has lost its disk, learns that
+/// and what to do from nobody else.
+fn with_refusal(why: String, links: &[LinkStatus]) -> String {
+    match links.iter().find_map(|link| Some((link.peer, link.refused_us()?))) {
+        Some((peer, reason)) => format!("{why}; gateway {} refuses this one: {reason}", peer.0),
+        None => why,
+    }
 }
 
 async fn status(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
@@ -274,6 +283,7 @@ fn window(site: &SiteId, w: &SiteWindow) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use selvedge_fabric::link::{LinkCounts, LinkState};
     use selvedge_types::aggregate::Aggregate;
     use selvedge_types::sequences::Sequences;
 
@@ -295,6 +305,27 @@ mod tests {
             set_aside: 0,
             sequences: Sequences::default(),
         }
+    }
+
+    #[test]
+    fn a_gateway_that_is_refused_names_the_command_that_puts_it_back() {
+        let link = |peer, state, trouble: &str| LinkStatus {
+            peer: GatewayId(peer),
+            state,
+            dialled_by: None,
+            trouble: Some(trouble.into()),
+            counts: LinkCounts::default(),
+        };
+        let refusal = "10.0.0.2:7081: refused by the other end: g4 was removed from the site; `selvedge gateway invite` makes the token";
+        let links = [
+            link(1, LinkState::Down, "10.0.0.1:7081: connection refused"),
+            link(2, LinkState::Down, refusal),
+        ];
+        let said = with_refusal("no majority".into(), &links);
+        let wanted = "no majority; gateway 2 refuses this one: g4 was removed from the site; `selvedge gateway invite` makes the token";
+        assert_eq!(said, wanted);
+        let others = [links[0].clone(), link(2, LinkState::Up, refusal)];
+        assert_eq!(with_refusal("no majority".into(), &others), "no majority", "another machine was refused");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Around [`selvedge_fabric::redirection`]: tells the front which gateways take devices and how many connections they have, and has
-//! it send devices away while this gateway drains.
+//! it send devices away while this gateway drains. It also has the front forget what clients of removed gateways subscribed to.
 
 use crate::actors::directory_copy::DirectoryCopy;
 use crate::actors::messages::switch::{AskTable, GetPeers};
@@ -45,6 +45,7 @@ impl Redirector {
             let period_ms = if was_draining { DRAIN_LOOK_MS } else { LOOK_MS };
             tokio::time::sleep_until(pulse::at((pulse::now_ms() / period_ms + 1) * period_ms)).await;
             let Some(directory) = self.copy.get() else { continue };
+            self.front.keep_interest(|peer| directory.gateway(peer).is_some());
             let drains = directory.gateway(self.me).is_some_and(|g| g.state == GatewayState::Draining);
             if !(drains || was_draining || balances) {
                 continue;

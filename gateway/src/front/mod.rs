@@ -430,6 +430,11 @@ impl Front {
         self.interest.write().unwrap_or_else(PoisonError::into_inner).insert(peer, filters);
     }
 
+    /// Drops the filters of all gateways but these: the others were removed from the site.
+    pub fn keep_interest(&self, is_of_site: impl Fn(GatewayId) -> bool) {
+        self.interest.write().unwrap_or_else(PoisonError::into_inner).retain(|peer, _| is_of_site(*peer));
+    }
+
     /// Routes publishes that another gateway received, on one of its connections, to subscribers here. Call
     /// [`Front::tell_taken`] afterwards.
     pub fn route_in(&self, peer: GatewayId, publisher: u64, publishes: Vec<RoutedPublish>) {

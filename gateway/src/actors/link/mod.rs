@@ -288,6 +288,14 @@ impl UpList {
     }
 }
 
+impl LinkStatus {
+    /// Why the peer refuses this gateway, if that is why the link is not up.
+    pub fn refused_us(&self) -> Option<&str> {
+        let (_, why) = self.trouble.as_deref()?.split_once(noise::REFUSED_BY_PEER)?;
+        (self.state != LinkState::Up).then_some(why)
+    }
+}
+
 /// The part of one link that its actor, its tasks, the watch and the senders share.
 struct Line {
     peer: GatewayId,

@@ -60,6 +60,9 @@ impl fmt::Debug for LinkKey {
     }
 }
 
+/// How the text of [`LinkError::RefusedByPeer`] begins, before the peer's reason.
+pub(super) const REFUSED_BY_PEER: &str = "refused by the other end: ";
+
 /// Why a connection ended or was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
@@ -85,7 +88,7 @@ pub enum LinkError {
     #[error("refused: {0}")]
     Refused(String),
     /// The other end refused us, for this reason.
-    #[error("refused by the other end: {0}")]
+    #[error("{REFUSED_BY_PEER}{0}")]
     RefusedByPeer(String),
     /// The bytes were not made by a gateway with this key, were damaged, or break a bound.
     #[error("the connection is broken: {0}")]
