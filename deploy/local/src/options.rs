@@ -60,7 +60,7 @@ pub struct Options {
     #[arg(long, value_name = "TIME", value_parser = parse_every)]
     pub kill_every: Option<Duration>,
     /// Keep a killed gateway down for this time; by default it is started again at once.
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", value_parser = parse_time, requires = "kill_every")]
     pub down_for: Option<Duration>,
     /// Stop a random leading gateway with SIGSTOP, this often (5s), and let it continue afterwards.
     #[arg(long, value_name = "TIME", value_parser = parse_every)]
