@@ -236,6 +236,24 @@ fn an_order_is_repeated_with_its_key_when_the_connection_breaks() {
 }
 
 #[test]
+fn an_order_is_repeated_with_its_key_while_its_outcome_is_unknown() {
+    let undecided = r#"{"detail":"no majority has chosen it yet. It may still be carried out; repeat it with the same Idempotency-Key to learn its outcome"}"#;
+    let unavailable = ("503 Service Unavailable", undecided);
+    let (address, served) =
+        gateways(&[unavailable, ("200 OK", r#"{"gateway":3,"weight":2,"changed":true}"#)]);
+    let said = selvedge(&["--gateway", &address, "gateway", "weight", "3", "2"]);
+    assert!(said.status.success(), "{}", text(&said.stderr));
+    let requests = served.join().unwrap();
+    assert_eq!(key(&requests[0]), key(&requests[1]));
+    let (address, served) = gateways(&[unavailable; 5]);
+    let said = selvedge(&["--gateway", &address, "gateway", "weight", "3", "2"]);
+    assert_eq!((said.status.code(), served.join().unwrap().len()), (Some(1), 5));
+    let why = text(&said.stderr);
+    assert!(why.contains("no majority has chosen it yet;") && why.contains("repeat the command"), "{why}");
+    assert!(!why.contains("Idempotency-Key"), "{why}");
+}
+
+#[test]
 fn a_refused_order_says_why_and_what_a_token_lacks() {
     let refused =
         r#"{"type":"/docs#problem-refused","detail":"gateway 3 is the last one: add another first"}"#;

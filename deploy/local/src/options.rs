@@ -225,6 +225,7 @@ mod tests {
         assert_eq!((growing.gateways, growing.boxes()), (3, 5));
         assert_eq!(growing.replace_every, Some(Duration::from_secs(30)));
         assert!(parse(&["--grow-every", "20s", "--data-dir", "x"]).is_err(), "nothing of it is kept");
+        assert!(parse(&["--down-for", "1s"]).unwrap_err().contains("--kill-every"), "nothing is killed");
         let options = parse(&text.split_whitespace().collect::<Vec<_>>()).unwrap();
         assert_eq!(options.run_for, Some(Duration::from_secs(30)));
         assert_eq!(options.kill_every, Some(Duration::from_millis(1_500)));
