@@ -10,7 +10,7 @@ use selvedge_types::ids::{GatewayId, SiteId};
 use selvedge_types::question::{
     GatewayAnswer, NodeId, QuestionOutcome, SiteQuery, SiteWindowPlace, SiteWindows,
 };
-use selvedge_types::report::{MAX_MEMBERS, MAX_SHARDS, Report, ReportedMember};
+use selvedge_types::report::{MAX_MEMBERS, MAX_SHARDS, MovePhase, Report, ReportedMember, ReportedMove};
 use selvedge_types::sealed::Sealable;
 use selvedge_types::time::EpochMs;
 
@@ -37,10 +37,21 @@ fn sound() -> Report {
         at: EpochMs(0),
         release: String::new(),
         trouble: None,
-        members: vec![ReportedMember { gateway: GatewayId(1), weight: 1 }],
+        members: vec![ReportedMember::active(GatewayId(1), 1)],
         shards: 1,
         placed: vec![0],
         led: vec![],
+        directory_slot: 1,
+        paused: false,
+        moves: vec![ReportedMove {
+            shard: None,
+            since: 1,
+            leaves: None,
+            comes: Some(GatewayId(1)),
+            phase: MovePhase::Learning,
+            done_bytes: 1,
+            total_bytes: 2,
+        }],
         connections: 0,
         acked: 0,
         questions: 0,

@@ -12,12 +12,16 @@ use crate::actors::replicas::Replicas;
 use crate::actors::ways::Ways;
 use crate::front::Front;
 use actix::Recipient;
+use selvedge_fabric::directory::{DIRECTORY_GROUP, Directory, GatewayRole, GatewayState, ShardMove};
 use selvedge_fabric::ring::{Member, Ring};
-use selvedge_fabric::site_state::ReplicaRole;
+use selvedge_fabric::site_state::{ReplicaRole, TransferProgress};
 use selvedge_types::ids::{GatewayId, ShardId};
-use selvedge_types::report::{self, Led, MAX_MEMBERS, MAX_SKIPPED_FIELDS, REPORT_MS, Report, ReportedMember};
+use selvedge_types::report::{
+    self, Led, MAX_MEMBERS, MAX_REPORTED_MOVES_ENTRIES, MAX_SKIPPED_FIELDS, MovePhase, REPORT_MS, Report,
+    ReportedMember, ReportedMove, ReportedState,
+};
 use selvedge_types::time::EpochMs;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 use tokio::sync::Notify;
@@ -128,23 +132,78 @@ async fn next(period_ms: u64) {
 
 /// The members and places of a report ([`Report::placed`]). A gateway that was removed is a member as long as replicas are
 /// placed there. While replicas move, some shards have fewer than others: their first place is repeated.
-fn placement(ring: &Ring, mut members: Vec<Member>) -> (Vec<ReportedMember>, Vec<u8>) {
+fn placement(ring: &Ring, mut members: Vec<ReportedMember>) -> (Vec<ReportedMember>, Vec<u8>) {
     let shards = || (0..ring.shards()).map(|shard| ring.replicas(ShardId(shard)));
     for gateway in shards().flatten() {
-        if members.iter().all(|m| m.id != *gateway) && members.len() < MAX_MEMBERS {
-            members.push(Member { id: *gateway, weight: 1 });
+        if members.iter().all(|m| m.gateway != *gateway) && members.len() < MAX_MEMBERS {
+            members
+                .push(ReportedMember { state: ReportedState::Gone, ..ReportedMember::active(*gateway, 1) });
         }
     }
     let most = shards().map(<[GatewayId]>::len).max().unwrap_or(0);
-    let place = |g: &GatewayId| members.iter().position(|m| m.id == *g).unwrap_or_default() as u8; // at most MAX_MEMBERS
+    let place = |g: &GatewayId| members.iter().position(|m| m.gateway == *g).unwrap_or_default() as u8; // at most MAX_MEMBERS
     let padded = |replicas: &[GatewayId]| {
         let first = replicas.first().copied();
         let all = replicas.iter().copied().chain(first.into_iter().cycle()).take(most);
         all.map(|g| place(&g)).collect::<Vec<_>>()
     };
     let placed = shards().flat_map(padded).collect();
-    let reported = |m: &Member| ReportedMember { gateway: m.id, weight: m.weight };
-    (members.iter().map(reported).collect(), placed)
+    (members, placed)
+}
+
+/// The site's gateways, as the directory has them.
+fn members(directory: &Directory) -> Vec<ReportedMember> {
+    let mut wanted: BTreeMap<GatewayId, u16> = BTreeMap::new();
+    for (shard, _) in directory.configurations().filter(|(shard, _)| *shard != DIRECTORY_GROUP) {
+        for gateway in directory.wanted(shard) {
+            *wanted.entry(gateway).or_default() += 1;
+        }
+    }
+    let state = |state| match state {
+        GatewayState::Joining => ReportedState::Joining,
+        GatewayState::Active => ReportedState::Active,
+        GatewayState::Draining => ReportedState::Draining,
+        GatewayState::Gone => ReportedState::Gone,
+    };
+    let living = directory.gateways().map(|(gateway, record)| ReportedMember {
+        gateway,
+        weight: record.weight,
+        state: state(record.state),
+        zone: record.zone.clone(),
+        witness: record.role == GatewayRole::Witness,
+        wanted: wanted.get(&gateway).copied().unwrap_or(0),
+    });
+    living.take(MAX_MEMBERS).collect()
+}
+
+/// The moves under way. The directory notes their progress only now and then; `here` is how far the replicas of this gateway are
+/// that receive a transfer.
+fn moves(
+    directory: &Directory,
+    me: GatewayId,
+    here: &BTreeMap<ShardId, TransferProgress>,
+) -> Vec<ReportedMove> {
+    let reported = |(shard, m): (&ShardId, &ShardMove)| {
+        let noted = TransferProgress { done_bytes: m.done_bytes, total_bytes: m.total_bytes };
+        let own = here.get(shard).filter(|own| m.comes == Some(me) && own.total_bytes > 0);
+        let TransferProgress { done_bytes, total_bytes } = own.copied().unwrap_or(noted);
+        let phase = match m.comes {
+            None => MovePhase::Stopping,
+            Some(_) if total_bytes == 0 => MovePhase::Waiting,
+            Some(_) if done_bytes < total_bytes => MovePhase::Learning,
+            Some(_) => MovePhase::Stopping,
+        };
+        ReportedMove {
+            shard: Some(*shard).filter(|shard| *shard != DIRECTORY_GROUP),
+            since: m.since,
+            leaves: m.leaves,
+            comes: m.comes,
+            phase,
+            done_bytes: done_bytes.min(total_bytes),
+            total_bytes,
+        }
+    };
+    directory.moves().iter().map(reported).take(MAX_REPORTED_MOVES_ENTRIES).collect()
 }
 
 /// Sends reports to the nodes, and logs warnings.
@@ -174,13 +233,16 @@ impl Reporter {
                 () = next(REPORT_MS) => {}
                 () = self.changed.notified() => next(GATHER_MS).await,
             }
-            let reports = self.overview.reports().await;
+            let mut reports = self.overview.group_reports().await;
+            let progress = |r: &ShardReport| (ShardId(r.status.shard), r.status.transfer);
+            let transfers = reports.iter().map(progress).collect();
+            reports.retain(|r| !r.is_directory());
             self.overview.ways.departures().sweep();
             Self::warn(&reports, &mut warned);
             // The uplink answers only while the broker is connected.
             if let Some(load) = self.load.send(GetLoad).await.ok().flatten() {
                 n += 1;
-                let report = self.make(n, load, reports).await;
+                let report = self.make(n, load, reports, transfers).await;
                 self.uplink.do_send(SendReport(report));
             }
         }
@@ -198,7 +260,13 @@ impl Reporter {
         *warned = near;
     }
 
-    async fn make(&self, n: u64, (questions, question_ms): (u32, u32), reports: Vec<ShardReport>) -> Report {
+    async fn make(
+        &self,
+        n: u64,
+        (questions, question_ms): (u32, u32),
+        reports: Vec<ShardReport>,
+        transfers: BTreeMap<ShardId, TransferProgress>,
+    ) -> Report {
         let ring = self.overview.directory.ring();
         let reach = self.overview.within_reach().await;
         let now = EpochMs::from(SystemTime::now());
@@ -211,10 +279,8 @@ impl Reporter {
             waiting_ms: r.status.waiting_ms.unwrap_or(0),
         };
         let directory = self.overview.directory.get();
-        let living =
-            directory.iter().flat_map(|d| d.gateways()).map(|(id, g)| Member { id, weight: g.weight });
-        let members: Vec<Member> = if directory.is_some() { living.collect() } else { self.members.clone() };
-        let (members, placed) = placement(&ring, members);
+        let first = || self.members.iter().map(|m| ReportedMember::active(m.id, m.weight)).collect();
+        let (members, placed) = placement(&ring, directory.as_deref().map_or_else(first, members));
         Report {
             gateway: self.me,
             start: self.start,
@@ -227,6 +293,9 @@ impl Reporter {
             shards: ring.shards(),
             placed,
             led: reports.iter().filter(|r| r.status.role == ReplicaRole::Leader).map(led).collect(),
+            directory_slot: directory.as_ref().map_or(0, |d| d.slot()),
+            paused: directory.as_ref().is_some_and(|d| d.is_paused()),
+            moves: directory.as_ref().map(|d| moves(d, self.me, &transfers)).unwrap_or_default(),
             connections: self.overview.front.connections() as u64,
             acked: self.overview.front.acked(),
             questions,
@@ -239,18 +308,22 @@ impl Reporter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use selvedge_fabric::directory::{DirectoryCommand, FirstGateway, Genesis};
     use selvedge_fabric::ring::ReplicaSet;
+    use selvedge_types::time::ElapsedMs;
 
     #[test]
     fn a_report_names_all_who_hold_replicas_while_these_move() {
         let member = |id| Member { id: GatewayId(id), weight: 1 };
+        let reported = |id| ReportedMember::active(GatewayId(id), 1);
         let ring = Ring::new(2, &[1, 2, 3].map(member), 3).unwrap();
         let moved = ReplicaSet { configuration: 2, members: vec![GatewayId(3), GatewayId(2)] };
         let ring = ring.placed([(ShardId(1), moved)]);
         // Gateway 1 was removed, and gateway 4 has joined.
-        let (members, placed) = placement(&ring, [2, 3, 4].map(member).into());
+        let (members, placed) = placement(&ring, [2, 3, 4].map(reported).into());
         let ids: Vec<_> = members.iter().map(|m| m.gateway.0).collect();
         assert_eq!(ids, [2, 3, 4, 1]);
+        assert_eq!(members[3].state, ReportedState::Gone);
         let report = Report {
             gateway: GatewayId(2),
             start: 1,
@@ -263,6 +336,9 @@ mod tests {
             shards: 2,
             placed,
             led: Vec::new(),
+            directory_slot: 0,
+            paused: false,
+            moves: Vec::new(),
             connections: 0,
             acked: 0,
             questions: 0,
@@ -273,5 +349,44 @@ mod tests {
         let replicas: Vec<_> = [0, 1].map(|s| report.replicas(ShardId(s)).collect::<Vec<_>>()).into();
         assert_eq!(replicas[1], [GatewayId(3), GatewayId(2)]);
         assert_eq!(replicas[0].len(), 3);
+    }
+
+    #[test]
+    fn a_report_has_states_and_moves_as_the_directory_does() {
+        let first = |n| FirstGateway { id: GatewayId(n), weight: 1, peer: format!("10.0.0.{n}:7081") };
+        let genesis = Genesis { shards: 4, replicas: 2, gateways: (1..=3).map(first).collect() };
+        let mut directory = Directory::genesis(&genesis).unwrap();
+        let leaves = directory.configuration(ShardId(0)).unwrap().voters[0];
+        directory.apply(1, ElapsedMs(1), None, &DirectoryCommand::Drain { gateway: leaves });
+        let comes = *directory
+            .wanted(ShardId(0))
+            .iter()
+            .find(|g| !directory.configuration(ShardId(0)).unwrap().voters.contains(g))
+            .unwrap();
+        let begin = DirectoryCommand::BeginMove {
+            shard: ShardId(0),
+            leaves: Some(leaves),
+            comes: Some(comes),
+            configuration: 1,
+        };
+        directory.apply(2, ElapsedMs(2), None, &begin);
+        let said = members(&directory);
+        let draining = said.iter().find(|m| m.gateway == leaves).unwrap();
+        assert_eq!((draining.state, draining.wanted), (ReportedState::Draining, 0));
+        assert_eq!(said.iter().map(|m| m.wanted).sum::<u16>(), 8, "two replicas for each of four shards");
+        let (none, own) = (BTreeMap::new(), TransferProgress { done_bytes: 3, total_bytes: 9 });
+        let here = BTreeMap::from([(ShardId(0), own)]);
+        let phase =
+            |me, here| moves(&directory, me, here).first().map(|m| (m.phase, m.done_bytes, m.total_bytes));
+        assert_eq!(phase(comes, &none), Some((MovePhase::Waiting, 0, 0)));
+        assert_eq!(phase(comes, &here), Some((MovePhase::Learning, 3, 9)));
+        assert_eq!(
+            phase(leaves, &here),
+            Some((MovePhase::Waiting, 0, 0)),
+            "its own replicas receive no transfer of this move"
+        );
+        let note = DirectoryCommand::Progress { shard: ShardId(0), since: 2, done_bytes: 9, total_bytes: 9 };
+        directory.apply(3, ElapsedMs(3), None, &note);
+        assert_eq!(moves(&directory, leaves, &none)[0].phase, MovePhase::Stopping);
     }
 }

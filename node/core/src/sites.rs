@@ -3,10 +3,11 @@
 //! Kept in memory alone: after a restart the next reports tell it all again.
 //!
 //! Invariant: a report counts only if it is newer, by (start, n), than the one that is known.
+//! A gateway that the site has removed and that is silent is forgotten.
 //! Limits: only sites of the settings are known, each with at most [`MAX_MEMBERS`] gateways.
 
 use selvedge_types::ids::{GatewayId, ShardId, SiteId};
-use selvedge_types::report::{Led, MAX_MEMBERS, Report, SILENT_MS};
+use selvedge_types::report::{Led, MAX_MEMBERS, Report, ReportedMove, SILENT_MS};
 use selvedge_types::time::EpochMs;
 use std::collections::BTreeMap;
 
@@ -71,6 +72,11 @@ impl Sites {
             _ => {}
         }
         gateways.insert(report.gateway, HeardGateway { at_ms: now_ms, at: now, report });
+        let named: Option<Vec<_>> =
+            self.newest(now_ms, site).map(|newest| newest.report.members.iter().map(|m| m.gateway).collect());
+        if let (Some(gateways), Some(named)) = (self.0.get_mut(site), named) {
+            gateways.retain(|gateway, heard| named.contains(gateway) || !heard.is_silent(now_ms));
+        }
         true
     }
 
@@ -90,14 +96,29 @@ impl Sites {
         all.filter(|(_, heard)| !heard.is_silent(now_ms)).map(|(gateway, _)| *gateway).collect()
     }
 
-    /// The newest word on a site, and its gateways with their weights.
-    pub fn newest(&self, site: &SiteId) -> Option<&HeardGateway> {
-        self.0.get(site)?.values().max_by_key(|heard| heard.at_ms)
+    /// The newest word on a site, its gateways and its moves: of the gateways that are not silent, the one that knows most of
+    /// the site's directory. One that is cut off from its site may still report.
+    pub fn newest(&self, now_ms: u64, site: &SiteId) -> Option<&HeardGateway> {
+        let newest = |h: &&HeardGateway| (!h.is_silent(now_ms), h.report.directory_slot, h.at_ms);
+        self.0.get(site)?.values().max_by_key(newest)
+    }
+
+    /// The moves under way in a site, each as the gateway tells it to which the replica moves, if that one has spoken of it.
+    pub fn moves(&self, now_ms: u64, site: &SiteId) -> Vec<ReportedMove> {
+        let (Some(newest), Some(heard)) = (self.newest(now_ms, site), self.gateways(site)) else {
+            return vec![];
+        };
+        let closest = |m: &ReportedMove| {
+            let comes = heard.get(&m.comes?).filter(|heard| !heard.is_silent(now_ms))?;
+            let same = |own: &&ReportedMove| (own.shard, own.since) == (m.shard, m.since);
+            comes.report.moves.iter().find(same).copied()
+        };
+        newest.report.moves.iter().map(|m| closest(m).unwrap_or(*m)).collect()
     }
 
     /// The shards of a site. Who is silent leads none.
     pub fn shards(&self, now_ms: u64, site: &SiteId) -> Vec<SiteShard> {
-        let Some(newest) = self.newest(site) else { return vec![] };
+        let Some(newest) = self.newest(now_ms, site) else { return vec![] };
         let mut led: BTreeMap<ShardId, (u64, GatewayId, Led)> = BTreeMap::new();
         for (gateway, heard) in self.0.get(site).into_iter().flatten() {
             for of in heard.report.led.iter().filter(|_| !heard.is_silent(now_ms)) {
@@ -118,7 +139,7 @@ impl Sites {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use selvedge_types::report::ReportedMember;
+    use selvedge_types::report::{MovePhase, ReportedMember};
 
     pub fn site() -> SiteId {
         SiteId::new("plant-7").unwrap()
@@ -142,10 +163,13 @@ pub(crate) mod tests {
             at: EpochMs(0),
             release: String::new(),
             trouble: None,
-            members: [1, 2, 3].map(|g| ReportedMember { gateway: GatewayId(g), weight: 1 }).into(),
+            members: [1, 2, 3].map(|g| ReportedMember::active(GatewayId(g), 1)).into(),
             shards: 2,
             placed: vec![0, 1, 2, 1, 2, 0],
             led: leads.iter().map(led).collect(),
+            directory_slot: 0,
+            paused: false,
+            moves: Vec::new(),
             connections: 0,
             acked: 0,
             questions: 0,
@@ -179,6 +203,52 @@ pub(crate) mod tests {
             sites.hear(now, EpochMs(0), &site(), report(gateway, 1, if gateway == 3 { &[] } else { &[0] }));
         }
         assert_eq!(sites.shards(3, &site())[0].led.map(|(g, _)| g), Some(GatewayId(1)));
+    }
+
+    #[test]
+    fn moves_are_told_by_those_who_know_best() {
+        let mut sites = Sites::new([site()]);
+        let with = |gateway, slot, done_bytes, since| Report {
+            directory_slot: slot,
+            moves: vec![ReportedMove {
+                shard: Some(ShardId(1)),
+                since,
+                leaves: Some(GatewayId(1)),
+                comes: Some(GatewayId(3)),
+                phase: MovePhase::Learning,
+                done_bytes,
+                total_bytes: 9,
+            }],
+            ..report(gateway, 1, &[])
+        };
+        let mut hear = |now_ms, report| sites.hear(now_ms, EpochMs(0), &site(), report);
+        hear(1, with(3, 7, 5, 4));
+        hear(2, with(2, 8, 1, 4));
+        hear(3, Report { directory_slot: 3, ..report(1, 1, &[]) });
+        let done = |sites: &Sites, now_ms| {
+            sites.moves(now_ms, &site()).iter().map(|m| m.done_bytes).collect::<Vec<_>>()
+        };
+        assert_eq!(done(&sites, 3), [5], "gateway 1 lags behind, and gateway 3 is the one that receives");
+        assert_eq!(done(&sites, SILENT_MS + 2), [1], "gateway 3 is silent");
+        sites.hear(4, EpochMs(0), &site(), Report { n: 2, ..with(2, 9, 2, 6) });
+        assert_eq!(done(&sites, 4), [2], "another move of the shard");
+    }
+
+    #[test]
+    fn a_gateway_that_was_removed_is_forgotten_once_it_is_silent() {
+        let mut sites = Sites::new([site()]);
+        sites.hear(0, EpochMs(0), &site(), report(3, 1, &[]));
+        let without = |n| {
+            let mut report = report(1, n, &[]);
+            report.directory_slot = 1;
+            report.members.truncate(2);
+            report.placed = vec![0, 1, 1, 0];
+            report
+        };
+        sites.hear(SILENT_MS, EpochMs(0), &site(), without(1));
+        assert!(sites.gateways(&site()).unwrap().contains_key(&GatewayId(3)));
+        sites.hear(SILENT_MS + 1, EpochMs(0), &site(), without(2));
+        assert!(!sites.gateways(&site()).unwrap().contains_key(&GatewayId(3)));
     }
 
     #[test]

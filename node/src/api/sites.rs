@@ -13,7 +13,7 @@ use selvedge_node_core::table::{ColumnKind, Field, JsonRows, Table};
 use selvedge_types::ids::{GatewayId, SiteId};
 use selvedge_types::params::{BadParameter, Parameters, bad};
 use selvedge_types::question::{MAX_WAIT_MS, SITE_PARAMETERS, SiteQuery};
-use selvedge_types::report::SkippedField;
+use selvedge_types::report::{ReportedMember, ReportedMove, ReportedState, SkippedField};
 use selvedge_types::time::EpochMs;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -69,20 +69,29 @@ fn overview(now_ms: u64, sites: &Sites, site: &SiteId, shards: &[SiteShard]) -> 
     let nobody = BTreeMap::new();
     let heard = sites.gateways(site).unwrap_or(&nobody);
     // Gateways that belong to the site but never reported are shown too.
-    let members = sites.newest(site).map(|newest| newest.report.members.clone()).unwrap_or_default();
-    let weights: BTreeMap<GatewayId, u32> = members.iter().map(|m| (m.gateway, m.weight)).collect();
-    let mut all: Vec<GatewayId> = weights.keys().chain(heard.keys()).copied().collect();
+    let newest = sites.newest(now_ms, site).map(|newest| &newest.report);
+    let named = newest.map(|report| &report.members[..]).unwrap_or_default();
+    let members: BTreeMap<GatewayId, &ReportedMember> = named.iter().map(|m| (m.gateway, m)).collect();
+    let mut all: Vec<GatewayId> = members.keys().chain(heard.keys()).copied().collect();
     all.sort_unstable();
     all.dedup();
     let leads = |g: &GatewayId| shards.iter().filter(|s| s.led.is_some_and(|(by, _)| by == *g)).count();
-    let gateways: Vec<_> =
-        all.iter().map(|g| gateway(now_ms, *g, weights.get(g), heard.get(g), leads(g))).collect();
+    let holds = |g: &GatewayId| shards.iter().filter(|s| s.replicas.contains(g)).count();
+    let shown = |g: &GatewayId| {
+        let mut shown = gateway(now_ms, *g, heard.get(g), leads(g));
+        place(&mut shown, members.get(g).copied(), holds(g));
+        shown
+    };
+    let gateways: Vec<_> = all.iter().map(shown).collect();
+    let moves: Vec<_> = sites.moves(now_ms, site).iter().map(under_way).collect();
     let of = |f: fn(&selvedge_types::report::Led) -> u64| -> u64 {
         shards.iter().filter_map(|s| s.led.as_ref()).map(|(_, led)| f(led)).sum()
     };
     json!({
         "site": site,
         "gateways": gateways,
+        "moves": moves,
+        "moves_paused": newest.is_some_and(|report| report.paused),
         "live": sites.live(now_ms, site).len(),
         "shard_count": shards.len(),
         "shards_led": shards.iter().filter(|s| s.led.is_some()).count(),
@@ -92,21 +101,34 @@ fn overview(now_ms: u64, sites: &Sites, site: &SiteId, shards: &[SiteShard]) -> 
     })
 }
 
-fn gateway(
-    now_ms: u64,
-    id: GatewayId,
-    weight: Option<&u32>,
-    heard: Option<&HeardGateway>,
-    leads: usize,
-) -> Value {
+/// Adds a gateway's place in the site. One that the newest report does not name any more is gone.
+fn place(shown: &mut Value, member: Option<&ReportedMember>, replicas: usize) {
+    let state = member.map_or(ReportedState::Gone, |m| m.state);
+    shown["state"] = state.word().into();
+    shown["weight"] = member.map(|m| m.weight).into();
+    shown["zone"] = member.and_then(|m| m.zone.as_deref()).into();
+    shown["witness"] = member.is_some_and(|m| m.witness).into();
+    shown["replicas"] = replicas.into();
+    shown["wanted_replicas"] = member.map_or(0, |m| m.wanted).into();
+}
+
+/// A move; its shard is null for the directory group.
+fn under_way(m: &ReportedMove) -> Value {
+    json!({
+        "shard": m.shard.map(|s| s.0), "from": m.leaves.map(|g| g.0), "to": m.comes.map(|g| g.0), "phase": m.phase.word(),
+        "done_bytes": m.done_bytes, "total_bytes": (m.total_bytes > 0).then_some(m.total_bytes),
+    })
+}
+
+fn gateway(now_ms: u64, id: GatewayId, heard: Option<&HeardGateway>, leads: usize) -> Value {
     let Some(heard) = heard else {
-        return json!({ "gateway": id.0, "weight": weight, "heard": null, "silent": true, "leads": 0 });
+        return json!({ "gateway": id.0, "heard": null, "silent": true, "leads": 0 });
     };
     let (r, silent) = (&heard.report, heard.is_silent(now_ms));
     let skipped = |s: &SkippedField| json!({ "device": s.device, "field": s.field, "why": s.why, "count": s.count, "last": s.last.to_string() });
     let skipped: Vec<_> = r.skipped.iter().map(skipped).collect();
     json!({
-        "gateway": id.0, "weight": weight,
+        "gateway": id.0,
         "heard": heard.at.to_string(), "heard_ms_ago": now_ms.saturating_sub(heard.at_ms), "silent": silent,
         "ready": !silent && r.trouble.is_none(), "trouble": r.trouble, "leads": leads,
         "release": r.release, "start": r.start, "uptime_ms": r.uptime_ms,

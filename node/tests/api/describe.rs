@@ -3,7 +3,7 @@
 use super::*;
 use selvedge_types::ids::GatewayId;
 use selvedge_types::question::{GatewayAnswer, QuestionOutcome, SiteWindows};
-use selvedge_types::report::{Led, Report, ReportedMember};
+use selvedge_types::report::{Led, MovePhase, Report, ReportedMember, ReportedMove};
 use selvedge_types::site_window::SiteWindow;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -103,7 +103,7 @@ async fn answer_as_site(edge: &Edge, site: &SiteId) {
         at: EpochMs(START),
         release: String::new(),
         trouble: None,
-        members: vec![ReportedMember { gateway: GatewayId(1), weight: 1 }],
+        members: vec![ReportedMember::active(GatewayId(1), 1)],
         shards: 1,
         placed: vec![0],
         led: vec![Led {
@@ -113,6 +113,17 @@ async fn answer_as_site(edge: &Edge, site: &SiteId) {
             outbox_bytes: 5,
             waiting_parts: 0,
             waiting_ms: 0,
+        }],
+        directory_slot: 1,
+        paused: false,
+        moves: vec![ReportedMove {
+            shard: Some(ShardId(0)),
+            since: 1,
+            leaves: None,
+            comes: Some(GatewayId(1)),
+            phase: MovePhase::Learning,
+            done_bytes: 1,
+            total_bytes: 2,
         }],
         connections: 0,
         acked: 0,

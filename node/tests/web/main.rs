@@ -11,7 +11,9 @@ use selvedge_node::web::{FILES, PAGE, PAGES};
 use selvedge_seal::{Sealer, SiteSecret};
 use selvedge_types::aggregate::{Aggregate, Sample};
 use selvedge_types::ids::{GatewayId, ShardId, SiteId};
-use selvedge_types::report::{Led, Report, ReportedMember, place, report_topic};
+use selvedge_types::report::{
+    Led, MovePhase, Report, ReportedMember, ReportedMove, ReportedState, place, report_topic,
+};
 use selvedge_types::sequences::Sequences;
 use selvedge_types::time::EpochMs;
 use selvedge_types::uplink::{Batch, Part, StreamName, Up, up_topic};
@@ -169,6 +171,11 @@ impl Edge {
     /// All gateways report; the last of them is in trouble.
     fn report(&mut self) {
         self.n += 1;
+        let member = |g| ReportedMember {
+            state: if g == 3 { ReportedState::Draining } else { ReportedState::Active },
+            wanted: if g == 3 { 0 } else { SHARDS },
+            ..ReportedMember::active(GatewayId(g), 1)
+        };
         for gateway in [1, 2, 3] {
             let of = GatewayId(gateway);
             let led = (0..SHARDS).filter(|shard| shard % 3 + 1 == gateway).map(|shard| Led {
@@ -187,10 +194,21 @@ impl Edge {
                 at: EpochMs::from(SystemTime::now()),
                 release: "0.1.0".into(),
                 trouble: (gateway == 3).then(|| "its disk is full".into()),
-                members: [1, 2, 3].map(|g| ReportedMember { gateway: GatewayId(g), weight: 1 }).into(),
+                members: [1, 2, 3].map(member).into(),
                 shards: SHARDS,
                 placed: (0..SHARDS).flat_map(|s| [0, 1, 2].map(|r| ((s + r) % 3) as u8)).collect(),
                 led: led.collect(),
+                directory_slot: self.n,
+                paused: false,
+                moves: vec![ReportedMove {
+                    shard: Some(ShardId(5)),
+                    since: 7,
+                    leaves: Some(GatewayId(3)),
+                    comes: Some(GatewayId(1)),
+                    phase: MovePhase::Learning,
+                    done_bytes: 25,
+                    total_bytes: 100,
+                }],
                 connections: 5,
                 acked: 1_234,
                 questions: 0,
@@ -293,6 +311,15 @@ async fn a_person_sees_sites_devices_and_streams() {
     browser.until("document.querySelectorAll('.ring .kept').length", 128);
     browser.until("document.querySelectorAll('.gateways li').length", 3);
     browser.until("document.querySelectorAll('.scroll tbody tr').length", 64);
+    // What moves: a bar in the list and one outside the ring, and a draining gateway with what it has yet to lose.
+    browser.until("document.querySelectorAll('.ring .moving').length", 1);
+    browser.until(
+        "document.querySelector('.moves li').textContent.replace(/\\s+/g, ' ')",
+        "shard 53→1learning, 25 B of 100 B (25%)",
+    );
+    browser.until("document.querySelectorAll('.gateways .state-word').length", 1);
+    let held = "document.querySelector('.gateways li .held').textContent";
+    browser.until(held, "64 replicas, 0 when all moves are done");
     browser.value("document.querySelector('.ring').focus()");
     browser.press("ArrowRight");
     browser.until(

@@ -6,7 +6,7 @@ import { EventParser, address, exactly, nameOf, segment } from "../../src/web/fi
 import { bandPath, chooseEvery, extent, gapsBetween, linePath, nearest, renew, runs, scale, ticks, timeTicks } from "../../src/web/files/chart.js";
 import { bytes, duration, parameter, percent } from "../../src/web/files/format.js";
 import { cells, completeness, lastHour, together } from "../../src/web/files/hour.js";
-import { arcPath, arcs, colour } from "../../src/web/files/ring.js";
+import { arcPath, arcs, colour, moveShare, words } from "../../src/web/files/ring.js";
 
 const row = (n, value = n) => ({ start_ms: n * 10, min: value - 1, mean: value, max: value + 1, late: 0 });
 
@@ -147,4 +147,15 @@ test("an hour is asked for in minutes, in more if they don't fit, and then only 
   const slow = await lastHour({ stream: "slow" });
   assert.deepEqual(asked.map(([every]) => every), ["1m", "5m", "1h"]);
   assert.equal(slow.step, 300_000);
+});
+
+test("a move is a share and a clause", () => {
+  const move = { from: 2, to: 4, done_bytes: 5, total_bytes: 20 };
+  assert.equal(moveShare(move), 0.25);
+  assert.equal(moveShare({ ...move, total_bytes: null }), 0, "its size is not known yet");
+  assert.equal(moveShare({ ...move, to: null }), 1, "nothing is copied");
+  const shard = { shard: 7, leader: 1, replicas: [1, 2], move };
+  assert.equal(words(shard), "Shard 7: gateway 1 leads, replicas on 2; one moves from 2 to 4");
+  assert.equal(words({ ...shard, move: { ...move, from: null } }), "Shard 7: gateway 1 leads, replicas on 2; 4 receives one more");
+  assert.equal(words({ ...shard, move: null }), "Shard 7: gateway 1 leads, replicas on 2");
 });

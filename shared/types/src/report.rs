@@ -30,18 +30,98 @@ pub const MAX_SHARDS: usize = 1_024;
 /// The most replicas of a shard.
 pub const MAX_REPLICAS: usize = 8;
 
+/// The most moves of replicas that a report names.
+pub const MAX_REPORTED_MOVES_ENTRIES: usize = 16;
+
 /// The most skipped fields that a report names: the latest ones.
 pub const MAX_SKIPPED_FIELDS: usize = 32;
 
 /// The longest release name, the longest trouble, and the longest name of a device or a field.
 pub const MAX_TEXT_BYTES: usize = 400;
 
-/// A gateway of the site, as its settings name it.
+/// Where a gateway is in its life, as the site's directory has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum ReportedState {
+    /// Admitted, but no replicas are placed on it yet.
+    Joining,
+    Active,
+    /// Leaderships, devices and replicas are leaving it.
+    Draining,
+    /// Removed for good; replicas may still be placed on it.
+    Gone,
+}
+
+impl ReportedState {
+    /// The word for it in HTTP answers.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Joining => "joining",
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+/// A gateway of the site, as the directory has it, or the settings as long as there is no directory.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct ReportedMember {
     pub gateway: GatewayId,
     /// How much it takes in relation to the others.
     pub weight: u32,
+    pub state: ReportedState,
+    /// Gateways of the same zone are likely to fail together.
+    pub zone: Option<String>,
+    /// Whether it votes and keeps the log, but no state.
+    pub witness: bool,
+    /// How many shards should have a replica on it, once all moves are done.
+    pub wanted: u16,
+}
+
+impl ReportedMember {
+    /// An active gateway that holds data, and of which nothing else is known.
+    pub fn active(gateway: GatewayId, weight: u32) -> Self {
+        Self { gateway, weight, state: ReportedState::Active, zone: None, witness: false, wanted: 0 }
+    }
+}
+
+/// How far a move has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum MovePhase {
+    /// The new gateway has received nothing yet.
+    Waiting,
+    /// The new gateway receives state, log and contents of batches.
+    Learning,
+    /// The shard chooses the stop entry that names its next replicas.
+    Stopping,
+}
+
+impl MovePhase {
+    /// The word for it in HTTP answers.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Learning => "learning",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+/// A move of one replica that is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct ReportedMove {
+    /// `None` for the directory group.
+    pub shard: Option<ShardId>,
+    /// The directory slot that began it. With the shard it identifies the move.
+    pub since: u64,
+    /// `None` if a replica is added.
+    pub leaves: Option<GatewayId>,
+    /// `None` if a replica is taken away.
+    pub comes: Option<GatewayId>,
+    pub phase: MovePhase,
+    pub done_bytes: u64,
+    /// 0 until the size is known.
+    pub total_bytes: u64,
 }
 
 /// A shard that the reporting gateway leads.
@@ -97,6 +177,12 @@ pub struct Report {
     pub placed: Vec<u8>,
     /// The shards that it leads.
     pub led: Vec<Led>,
+    /// The slot of the directory up to which the gateway had applied it: a report with a higher one knows more of the site.
+    pub directory_slot: u64,
+    /// Whether an operator has paused all moves.
+    pub paused: bool,
+    /// The moves of replicas under way. The gateway to which a replica moves knows its progress best.
+    pub moves: Vec<ReportedMove>,
     pub connections: u64,
     /// Publishes of QoS 1 and 2 that it has acknowledged since its start.
     pub acked: u64,
@@ -108,6 +194,7 @@ pub struct Report {
 }
 
 impl Sealable for Report {
+    const VERSION: u8 = 2;
     const DIRECTION: u8 = 3;
     const WHAT: &'static str = "report";
 
@@ -129,6 +216,17 @@ impl Sealable for Report {
         }
         if !text(&self.release) || !self.trouble.as_deref().is_none_or(text) {
             return Err("a text that is too long or holds control characters");
+        }
+        if !self.members.iter().filter_map(|m| m.zone.as_deref()).all(text) {
+            return Err("a zone that is too long or holds control characters");
+        }
+        let moving = |m: &ReportedMove| {
+            m.shard.is_none_or(|shard| shard.0 < self.shards)
+                && m.done_bytes <= m.total_bytes
+                && (m.leaves.is_some() || m.comes.is_some())
+        };
+        if self.moves.len() > MAX_REPORTED_MOVES_ENTRIES || !self.moves.iter().all(moving) {
+            return Err("too many moves, or one that can't be");
         }
         let names = |s: &SkippedField| text(&s.device) && text(&s.field) && text(&s.why);
         if self.skipped.len() > MAX_SKIPPED_FIELDS || !self.skipped.iter().all(names) {
@@ -189,7 +287,23 @@ mod tests {
     use crate::frame;
 
     fn report() -> Report {
-        let member = |n| ReportedMember { gateway: GatewayId(n), weight: 1 };
+        let member = |n| ReportedMember::active(GatewayId(n), 1);
+        let last = ReportedMember {
+            state: ReportedState::Draining,
+            zone: Some("hall".into()),
+            witness: true,
+            wanted: 2,
+            ..member(3)
+        };
+        let moves = ReportedMove {
+            shard: Some(ShardId(1)),
+            since: 7,
+            leaves: Some(GatewayId(3)),
+            comes: None,
+            phase: MovePhase::Stopping,
+            done_bytes: 4,
+            total_bytes: 6,
+        };
         let led =
             Led { shard: ShardId(1), cursor: 3, last: 5, outbox_bytes: 9, waiting_parts: 2, waiting_ms: 7 };
         Report {
@@ -200,10 +314,13 @@ mod tests {
             at: EpochMs(2_000),
             release: "0.1.0".into(),
             trouble: Some("no".into()),
-            members: vec![member(1), member(2), member(3)],
+            members: vec![member(1), member(2), last],
             shards: 2,
             placed: vec![0, 1, 2, 1, 2, 0],
             led: vec![led],
+            directory_slot: 11,
+            paused: true,
+            moves: vec![moves],
             connections: 8,
             acked: 10,
             questions: 1,
@@ -222,16 +339,17 @@ mod tests {
     fn a_report_has_these_bytes() {
         let bytes = frame::encode(Report::VERSION, &report());
         let golden = [
-            &[1, 2, 4, 6, 251, 0xe8, 3, 251, 0xa0, 0x0f, 5][..],
+            &[2, 2, 4, 6, 251, 0xe8, 3, 251, 0xa0, 0x0f, 5][..],
             b"0.1.0",
             &[
-                1, 2, b'n', b'o', 3, 1, 1, 2, 1, 3, 1, 2, 6, 0, 1, 2, 1, 2, 0, 1, 1, 3, 5, 9, 2, 7, 8, 10, 1,
-                2, 1,
+                1, 2, b'n', b'o', 3, 1, 1, 1, 0, 0, 0, 2, 1, 1, 0, 0, 0, 3, 1, 2, 1, 4, b'h', b'a', b'l',
+                b'l', 1, 2, 2, 6, 0, 1, 2, 1, 2, 0, 1, 1, 3, 5, 9, 2, 7, 11, 1, 1, 1, 1, 7, 1, 3, 0, 2, 4, 6,
+                8, 10, 1, 2, 1,
             ],
             b"\x04pump\x05state\x04text\x03\x0a",
         ];
         assert_eq!(bytes, golden.concat());
-        assert_eq!(frame::decode::<Report>("report", 1, &bytes).unwrap(), report());
+        assert_eq!(frame::decode::<Report>("report", 2, &bytes).unwrap(), report());
     }
 
     #[test]
@@ -249,16 +367,21 @@ mod tests {
     #[test]
     fn what_contradicts_itself_is_refused() {
         type Spoil = fn(&mut Report);
-        let spoils: [Spoil; 9] = [
+        let spoils: [Spoil; 14] = [
             |r| r.shards = 0,
             |r| r.shards = 4,
             |r| r.placed = vec![],
             |r| r.placed[0] = 3,
-            |r| r.members = vec![r.members[0]; 65],
+            |r| r.members = vec![r.members[0].clone(); 65],
             |r| r.led[0].shard = ShardId(2),
             |r| r.led[0].cursor = 6,
             |r| r.release = "x".repeat(401),
             |r| r.trouble = Some("a\nb".into()),
+            |r| r.members[0].zone = Some("x".repeat(401)),
+            |r| r.moves = vec![r.moves[0]; 17],
+            |r| r.moves[0].shard = Some(ShardId(2)),
+            |r| r.moves[0].done_bytes = 7,
+            |r| r.moves[0].leaves = None,
         ];
         assert_eq!(report().check(), Ok(()));
         for (i, spoil) in spoils.iter().enumerate() {

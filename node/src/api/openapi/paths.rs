@@ -182,7 +182,10 @@ pub(super) fn paths() -> Vec<Described> {
             "/v1/sites",
             "sites",
             "The sites as their gateways report them",
-            "Each site with its gateways: when the node last heard them, whether they are ready, and their load; and how much waits to be sent."
+            "Each site with its gateways: when the node last heard them, whether they are ready, their state in the site (`joining`, `active`, \
+             `draining`, `gone`), how many replicas they hold and should hold, and their load; how much waits to be sent; and `moves`, the \
+             replicas that move now: the shard (null for the directory group), from which gateway to which, the phase (`waiting`, `learning`, \
+             `stopping`), and the bytes done and in all (null until known). `moves_paused` is true while an operator has paused them."
                 .to_string(),
             &[],
             vec![("application/json", content(ObjectBuilder::new().build(), None))],

@@ -20,6 +20,9 @@ export function colour(index) {
 /** A shard that nobody leads sticks out. */
 const STICKS_OUT = 7;
 
+/** How far out the bar of a shard's move reaches. */
+const MOVES_OUT = 7;
+
 /** With more shards there is no room for edges. */
 const DENSE = 100;
 
@@ -45,11 +48,19 @@ export function arcs(shards) {
   }));
 }
 
+/** How much of a move's data has arrived, from 0 to 1; taking a replica away moves none. */
+export function moveShare(move) {
+  if (move.to === null) return 1;
+  return move.total_bytes > 0 ? move.done_bytes / move.total_bytes : 0;
+}
+
 /** In words. */
 export function words(shard) {
   const leader = shard.leader === null ? "no leader" : `gateway ${shard.leader} leads`;
   const others = shard.replicas.filter((gateway) => gateway !== shard.leader);
-  return `Shard ${shard.shard}: ${leader}${others.length > 0 ? `, replicas on ${others.join(", ")}` : ""}`;
+  const move = shard.move;
+  const ways = !move ? "" : move.to === null ? `; the one on ${move.from} goes` : move.from === null ? `; ${move.to} receives one more` : `; one moves from ${move.from} to ${move.to}`;
+  return `Shard ${shard.shard}: ${leader}${others.length > 0 ? `, replicas on ${others.join(", ")}` : ""}${ways}`;
 }
 
 /** Draws the ring. `index` says which place among the colours a gateway has, `chosen` hears which shard is looked at. */
@@ -67,8 +78,13 @@ export function drawRing(shards, index, chosen) {
     const angle = turn((arc.from + arc.to) / 2);
     const [x, y] = at(OUTER - LED / 2, angle).split(" ");
     const label = room >= 13 && s("text", { x, y, class: `on ${colour(index(arc.leader))}` }, arc.leader === null ? "?" : String(arc.leader));
+    const move = shards[i].move;
+    // At least a sliver, so that a move that has only begun is seen.
+    const moved = move && from + (to - from) * Math.max(0.15, moveShare(move));
     return s("g", { class: "shard", "data-shard": arc.shard, click: () => chosen(i, true), pointerenter: () => chosen(i, false) },
       s("path", { class: `led ${colour(arc.leader === null ? -1 : index(arc.leader))}`, "data-gateway": arc.leader, d: arcPath(inner, arc.leader === null ? OUTER + STICKS_OUT : OUTER, from, to) }),
+      move && s("path", { class: "moving-bed", d: arcPath(OUTER + 2, OUTER + MOVES_OUT, from, to) }),
+      move && s("path", { class: `moving ${colour(move.to === null ? -1 : index(move.to))}`, d: arcPath(OUTER + 2, OUTER + MOVES_OUT, from, moved) }),
       label, kept, s("title", null, words(shards[i])));
   });
   const led = shards.filter((shard) => shard.leader !== null).length;

@@ -1,9 +1,9 @@
-// A site: its ring with leaders and replicas, its gateways, and a table of its shards.
+// A site: its ring with leaders and replicas, its gateways, what moves between them, and a table of its shards.
 
 import { get } from "../api.js";
-import { empty, h, head, put, repeat, trail, trouble } from "../dom.js";
-import { bytes, count, duration, localClock, since, utc } from "../format.js";
-import { colour, drawRing, words } from "../ring.js";
+import { empty, h, head, put, repeat, s, trail, trouble } from "../dom.js";
+import { bytes, count, duration, localClock, percent, plural, since, utc } from "../format.js";
+import { colour, drawRing, moveShare, words } from "../ring.js";
 
 const EVERY_MS = 5_000;
 
@@ -28,12 +28,41 @@ function badge(gateway, index) {
 
 const isBad = (s) => s.leader === null || (s.at.given_up ?? 0) > 0 || (s.at.conflict_seq ?? null) !== null;
 
-function gatewayItem(g, index, light) {
-  const how = g.heard === null ? ["bad", "✕ never reported"] : g.silent ? ["bad", "✕ silent"] : g.trouble ? ["warn", "! not ready"] : ["good", "✓ ready"];
+/** A bar filled up to `share`, with a tick at `mark`; both are shares of its length. */
+function bar(share, mark, c) {
+  return s("svg", { class: "level", viewBox: "0 0 100 8", preserveAspectRatio: "none", "aria-hidden": "true" },
+    s("rect", { class: "whole", width: 100, height: 8 }),
+    s("rect", { class: `part ${c}`, width: (100 * Math.min(share, 1)).toFixed(2), height: 8 }),
+    mark !== null && s("rect", { class: "mark-at", x: Math.min(99, 100 * mark).toFixed(2), width: 1, height: 8 }));
+}
+
+/** What a gateway holds, and what it should: a draining one empties, a new one fills. */
+function held(g, most, c) {
+  const goal = g.replicas === g.wanted_replicas ? "" : `, ${g.wanted_replicas} when all moves are done`;
+  return h("p", { class: "held muted" }, bar(g.replicas / most, goal ? g.wanted_replicas / most : null, c), `${plural(g.replicas, "replica", "replicas")}${goal}`);
+}
+
+function moveItem(m, index) {
+  const named = (gateway) => (gateway === null ? null : h("span", { class: `badge ${colour(index(gateway))}`, title: `Gateway ${gateway}` }, String(gateway)));
+  const how = m.total_bytes === null ? m.phase : `${m.phase}, ${bytes(m.done_bytes)} of ${bytes(m.total_bytes)} (${percent(moveShare(m))})`;
+  const whence = m.from === null ? "one more replica" : m.to === null ? "one replica less" : null;
+  return h("li", null,
+    h("strong", null, m.shard === null ? "directory" : `shard ${m.shard}`),
+    h("span", { class: "route" }, named(m.from), h("span", { "aria-label": "to" }, "→"), named(m.to), whence && h("span", { class: "muted" }, whence)),
+    bar(moveShare(m), null, m.to === null ? "c-none" : colour(index(m.to))), h("span", { class: "muted" }, how));
+}
+
+/** A gateway's state in the site, unless it is the usual one. */
+const STATES = { joining: ["warn", "joining"], draining: ["warn", "draining"], gone: ["muted", "removed"] };
+
+function gatewayItem(g, index, most, light) {
+  const how = g.state === "gone" ? ["muted", g.replicas > 0 ? "its replicas are being rebuilt" : "its process can be stopped"] : g.heard === null ? ["bad", "✕ never reported"] : g.silent ? ["bad", "✕ silent"] : g.trouble ? ["warn", "! not ready"] : ["good", "✓ ready"];
   return h("li", { tabindex: "0", pointerenter: () => light(g.gateway), pointerleave: () => light(null), focus: () => light(g.gateway), blur: () => light(null) },
-    badge(g.gateway, index),
+    badge(g.gateway, index(g.gateway)),
     h("div", null,
-      h("strong", null, `Gateway ${g.gateway}`), " ", h("span", { class: how[0] }, how[1]),
+      h("strong", null, `Gateway ${g.gateway}`), " ", STATES[g.state] && [h("span", { class: `state-word ${STATES[g.state][0]}` }, STATES[g.state][1]), " "], h("span", { class: how[0] }, how[1]),
+      held(g, most, colour(index(g.gateway))),
+      (g.weight > 1 || g.zone || g.witness) && h("p", { class: "muted" }, [g.witness && "witness", g.weight > 1 && `weight ${count(g.weight)}`, g.zone && `zone ${g.zone}`].filter(Boolean).join(" · ")),
       h("p", { class: "muted" },
         g.heard === null ? "The site names it, but it has not reported since the node started." : [
           `leads ${count(g.leads)} · `, h("span", { title: `${utc(Date.parse(g.heard))} UTC` }, `heard ${since(g.heard_ms_ago)}`),
@@ -54,13 +83,15 @@ export async function show(main, name) {
   const ring = h("div", { class: "ringbox" });
   const legend = h("ul", { class: "gateways", "aria-label": "Gateways" });
   const facts = h("dl", { class: "facts tiles" });
+  const moving = h("ul", { class: "moves", "aria-label": "Moves" });
+  const still = h("p", { class: "muted" });
   const table = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Shards" });
   const wrong = h("div");
   const filter = h("input", { type: "checkbox", change: (event) => { onlyBad = event.target.checked; drawTable(); } });
   const view = h("div", { hidden: true },
     h("div", { class: "split" },
-      h("section", { class: "panel" }, h("h2", null, "Ring"), ring, said, h("p", { class: "muted" }, "The outer ring shows the leader of each shard, the inner rings the gateways with its other replicas.")),
-      h("section", { class: "panel" }, facts, h("h2", null, "Gateways"), legend)),
+      h("section", { class: "panel" }, h("h2", null, "Ring"), ring, said, h("p", { class: "muted" }, "The outer ring shows the leader of each shard, the inner rings the gateways with its other replicas. A bar outside is a replica that moves, in the colour of the gateway that receives it.")),
+      h("section", { class: "panel" }, facts, h("h2", null, "Moves"), still, moving, h("h2", null, "Gateways"), legend)),
     h("section", { class: "panel" }, h("div", { class: "section" }, h("h2", null, "Shards"), h("label", null, filter, " only those with problems")), table));
   put(main, trail(["Overview", "/"], [name, null]), head(`Site ${name}`, h("a", { class: "button", href: `/devices?site=${encodeURIComponent(name)}` }, "Its devices")), wrong, view);
 
@@ -111,13 +142,16 @@ export async function show(main, name) {
       }
       view.hidden = false;
       const at = new Map((status.sites.find((s) => s.site === name)?.shards ?? []).map((s) => [s.shard, s]));
-      shards = site.shards.map((s) => ({ ...s, at: at.get(s.shard) ?? {} }));
+      const moves = new Map(site.moves.map((m) => [m.shard, m]));
+      shards = site.shards.map((s) => ({ ...s, at: at.get(s.shard) ?? {}, move: moves.get(s.shard) ?? null }));
       const places = site.gateways.map((g) => g.gateway);
       index = (gateway) => places.indexOf(gateway);
+      const here = site.gateways.filter((g) => g.state !== "gone");
+      const most = Math.max(1, ...site.gateways.map((g) => Math.max(g.replicas, g.wanted_replicas)));
       const fact = (text, said, bad) => h("div", { class: bad ? "fact bad" : "fact" }, h("dt", null, text), h("dd", null, bad ? "⚠ " : "", said));
       const sum = (of) => shards.reduce((sum, shard) => sum + (of(shard) ?? 0), 0);
       put(facts,
-        fact("gateways heard", `${site.live} of ${site.gateways.length}`, site.live < site.gateways.length),
+        fact("gateways heard", `${site.live} of ${here.length}`, here.some((g) => g.silent)),
         fact("shards led", `${count(site.shards_led)} of ${count(site.shard_count)}`, site.shards_led < site.shard_count),
         fact("outbox", site.outbox_batches === 0 ? "empty" : `${count(site.outbox_batches)} batches, ${bytes(site.outbox_bytes)}`),
         fact("on their way", `${count(sum((s) => s.at.missing))} batches`),
@@ -135,8 +169,11 @@ export async function show(main, name) {
       if (focused) drawn.focus({ preventScroll: true });
       const lit = legend.contains(document.activeElement) ? [...legend.children].indexOf(document.activeElement) : -1;
       // Those in trouble come first; a colour belongs to a gateway wherever it stands.
-      const rank = (g) => (g.silent ? 0 : g.trouble ? 1 : 2);
-      put(legend, site.gateways.toSorted((a, b) => rank(a) - rank(b)).map((g) => gatewayItem(g, index(g.gateway), light)));
+      const rank = (g) => (g.state === "gone" ? 3 : g.silent ? 0 : g.trouble ? 1 : 2);
+      put(legend, site.gateways.toSorted((a, b) => rank(a) - rank(b)).map((g) => gatewayItem(g, index, most, light)));
+      still.hidden = site.moves.length > 0 && !site.moves_paused;
+      still.textContent = site.moves_paused ? "All moves are paused." : "No replica moves now.";
+      put(moving, site.moves.map((m) => moveItem(m, index)));
       if (lit >= 0) legend.children[lit]?.focus();
       const column = document.activeElement?.dataset?.column;
       drawTable();
