@@ -10,6 +10,8 @@ pub enum ChangeKind {
     /// The gateway of this number is dead for good; a new one takes its place.
     Replace(u64),
     Join,
+    /// A new gateway joins that only votes.
+    JoinAsWitness,
     /// The gateway of this number leaves.
     Leave(u64),
 }
@@ -71,7 +73,8 @@ impl Change {
         match (self.stage, self.kind) {
             (Stage::Invited, kind) => {
                 let replaces = if let ChangeKind::Replace(old) = kind { Some(old) } else { None };
-                let body = Some(json!({ "replaces": replaces }));
+                let body =
+                    Some(json!({ "replaces": replaces, "witness": kind == ChangeKind::JoinAsWitness }));
                 Request { method: "POST", path: "/v1/invitations".into(), body }
             }
             (Stage::Draining, ChangeKind::Leave(id)) => {
@@ -121,7 +124,7 @@ impl Change {
                     ChangeKind::Replace(id) | ChangeKind::Leave(id) => {
                         find(&|g| g["gateway"] == id).is_none()
                     }
-                    ChangeKind::Join => true,
+                    ChangeKind::Join | ChangeKind::JoinAsWitness => true,
                 };
                 let new = find(&|g| g["addresses"]["peer"] == self.address && g["state"] == "active");
                 let new = new.and_then(|g| g["gateway"].as_u64());
@@ -150,7 +153,7 @@ mod tests {
     #[test]
     fn a_replacement_is_complete_when_the_old_one_is_gone_and_nothing_moves() {
         let mut change = Change::new(ChangeKind::Replace(2), "127.0.0.1:7004".into());
-        assert_eq!(change.request().body, Some(json!({ "replaces": 2 })));
+        assert_eq!(change.request().body, Some(json!({ "replaces": 2, "witness": false })));
         assert_eq!(change.answered(None), Next::Wait);
         assert_eq!(change.answered(Some((503, json!({})))), Next::Wait);
         let invited = json!({ "token": "5f", "seeds": ["127.0.0.1:7001"] });
@@ -167,6 +170,12 @@ mod tests {
             assert_eq!(change.answered(early), Next::Wait);
         }
         assert_eq!(change.answered(directory(&[one, (4, "active", 8)], 0)), Next::Done(Some(4)));
+    }
+
+    #[test]
+    fn a_witness_is_invited_as_one() {
+        let change = Change::new(ChangeKind::JoinAsWitness, "127.0.0.1:7003".into());
+        assert_eq!(change.request().body, Some(json!({ "replaces": null, "witness": true })));
     }
 
     #[test]

@@ -67,7 +67,7 @@ async fn whole(options: &options::Options, arguments: &[OsString]) -> ExitCode {
     if options.net.is_some() {
         net::end_with_parent();
     } else if options.cut_every.is_some() {
-        return net::within(options.gateways, arguments, interrupt).await.unwrap_or_else(|why| {
+        return net::within(options.boxes(), arguments, interrupt).await.unwrap_or_else(|why| {
             eprintln!("selvedge-local: {why}");
             ExitCode::FAILURE
         });

@@ -158,6 +158,8 @@ pub enum Cut {
     Island(usize),
     /// Its cable is pulled.
     Cable(usize),
+    /// Its cable is pulled and its process is killed; the process is started again once the cable is back.
+    Dark(usize),
 }
 
 /// The kinds of [`Cut`], as the option names them.
@@ -185,6 +187,12 @@ impl Cut {
         }
     }
 
+    /// The cut of this turn, where each of the gateways is hit in turn: first all of them as islands, then all of them dark.
+    pub fn in_turn(turn: usize, gateways: usize) -> Self {
+        let (gateway, round) = (turn % gateways.max(1), turn / gateways.max(1));
+        if round.is_multiple_of(2) { Self::Island(gateway) } else { Self::Dark(gateway) }
+    }
+
     /// A word for it.
     pub fn kind(self) -> &'static str {
         match self {
@@ -192,6 +200,7 @@ impl Cut {
             Self::Mute(_) => "mute",
             Self::Island(_) => "island",
             Self::Cable(_) => "cable",
+            Self::Dark(_) => "dark",
         }
     }
 
@@ -202,7 +211,7 @@ impl Cut {
             Self::Pair(a, b) => vec![(a, b), (b, a)],
             Self::Mute(me) => others(me).map(|other| (me, other)).collect(),
             Self::Island(me) => others(me).flat_map(|other| [(me, other), (other, me)]).collect(),
-            Self::Cable(_) => Vec::new(),
+            Self::Cable(_) | Self::Dark(_) => Vec::new(),
         }
     }
 
@@ -223,7 +232,7 @@ impl Cut {
     }
 
     fn change(self, net: &str, gateways: usize, cut: bool) -> Result<(), String> {
-        if let Self::Cable(me) = self {
+        if let Self::Cable(me) | Self::Dark(me) = self {
             let state = if cut { "down" } else { "up" };
             ip(&["-n", &namespace(net, me), "link", "set", INTERFACE, state])?;
         }
@@ -249,6 +258,9 @@ mod tests {
         assert_eq!(Cut::Pair(0, 2).losses(3), [(0, 2), (2, 0)]);
         assert_eq!(Cut::Mute(1).losses(3), [(1, 0), (1, 2)]);
         assert_eq!(Cut::Island(0).losses(3), [(0, 1), (1, 0), (0, 2), (2, 0)]);
+        let turns: Vec<_> = (0..6).map(|turn| Cut::in_turn(turn, 3)).collect();
+        let wanted = [0, 1, 2].map(Cut::Island).into_iter().chain([0, 1, 2].map(Cut::Dark));
+        assert_eq!(turns, wanted.collect::<Vec<_>>());
         for _ in 0..100 {
             for (from, to) in Cut::random(None, 2, 3).losses(3) {
                 assert!(from != to && from < 3 && to < 3);

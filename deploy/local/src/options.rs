@@ -85,6 +85,10 @@ pub struct Options {
     /// Let a new gateway join, or a random one leave, this often (30s). Kills and pauses go on meanwhile.
     #[arg(long, value_name = "TIME", value_parser = parse_every, conflicts_with_all = ["data_dir", "cut_every"])]
     pub grow_every: Option<Duration>,
+    /// Let one more gateway join as a witness before the devices start: with `--gateways 2`, two boxes and a witness. Faults
+    /// hit the boxes one after the other then, and every other cut also kills the gateway that is cut off.
+    #[arg(long, conflicts_with_all = ["data_dir", "grow_every", "replace_every"])]
+    pub witness: bool,
     /// Set a setting of all gateways, such as log.commit_delay_ms=250, or of the node if the key begins with `node.`, such
     /// as node.http.sql.enabled=true; repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = parse_setting)]
@@ -122,7 +126,9 @@ impl Options {
 
     /// How many boxes there are for gateways: those that the site begins with, and those that may join.
     pub fn boxes(&self) -> u16 {
-        self.gateways + if self.grow_every.is_some() { MAX_JOINED_ENTRIES } else { 0 }
+        self.gateways
+            + u16::from(self.witness)
+            + if self.grow_every.is_some() { MAX_JOINED_ENTRIES } else { 0 }
     }
 
     /// The address of gateway `index`: loopback, or one in its network namespace.
@@ -226,6 +232,9 @@ mod tests {
         assert_eq!(growing.replace_every, Some(Duration::from_secs(30)));
         assert!(parse(&["--grow-every", "20s", "--data-dir", "x"]).is_err(), "nothing of it is kept");
         assert!(parse(&["--down-for", "1s"]).unwrap_err().contains("--kill-every"), "nothing is killed");
+        let guarded = parse(&["--gateways", "2", "--witness", "--cut-every", "1s"]).unwrap();
+        assert_eq!((guarded.witness, guarded.boxes()), (true, 3));
+        assert!(parse(&["--witness", "--grow-every", "20s"]).is_err());
         let options = parse(&text.split_whitespace().collect::<Vec<_>>()).unwrap();
         assert_eq!(options.run_for, Some(Duration::from_secs(30)));
         assert_eq!(options.kill_every, Some(Duration::from_millis(1_500)));

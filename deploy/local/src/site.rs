@@ -38,6 +38,8 @@ pub struct Site {
     trouble: Option<Trouble>,
     /// The change of the site's gateways that is under way.
     growth: Option<Growth>,
+    /// How many faults there were, where they hit the boxes in turn.
+    turns: usize,
     /// What new gateways' files are made of.
     options: Options,
     folder: PathBuf,
@@ -100,6 +102,7 @@ impl Site {
             schedule: Schedule::new(options, Instant::now()),
             trouble: None,
             growth: None,
+            turns: 0,
             options: options.clone(),
             folder: folder.path().to_path_buf(),
         })
@@ -126,6 +129,28 @@ impl Site {
                     READY_PATIENCE_MS / 1_000
                 ));
             }
+            tokio::time::sleep(Duration::from_millis(READY_POLL_MS)).await;
+        }
+        if self.options.witness { self.add_witness(until).await } else { Ok(()) }
+    }
+
+    /// Lets the witness join, and waits until it votes wherever it should.
+    async fn add_witness(&mut self, until: Instant) -> Result<(), String> {
+        let at = usize::from(self.options.gateways);
+        let peer_port = selvedge_ports::claim(1).map_err(|e| format!("no free port: {e}"))?;
+        let address = SocketAddrV4::new(self.options.gateway_host(at as u16), peer_port);
+        let change = Change::new(ChangeKind::JoinAsWitness, address.to_string());
+        self.growth = Some(Growth { change, at, peer_port, settled: false });
+        while self.growth.is_some() {
+            self.check()?;
+            if Instant::now() > until {
+                return Err(format!(
+                    "the witness has not joined within {} s; its log is gateway-{}.log in the data folder",
+                    READY_PATIENCE_MS / 1_000,
+                    at + 1
+                ));
+            }
+            self.grow().await?;
             tokio::time::sleep(Duration::from_millis(READY_POLL_MS)).await;
         }
         Ok(())
@@ -333,8 +358,13 @@ impl Site {
         let leads = |i: &usize| self.boxes.get(*i).is_some_and(|b| b.leading > 0);
         let leading: Vec<usize> = running.iter().copied().filter(leads).collect();
         let index = fastrand::choice(leading).or(fastrand::choice(running)).unwrap_or(0);
-        let cut =
-            (kind == FaultKind::Cut).then(|| Cut::random(self.options.cut_only, index, self.boxes.len()));
+        let (index, cut) = if self.options.witness {
+            let (turn, boxes) = (self.turns, self.boxes.len());
+            self.turns += 1;
+            (turn % boxes, (kind == FaultKind::Cut).then(|| Cut::in_turn(turn, boxes)))
+        } else {
+            (index, (kind == FaultKind::Cut).then(|| Cut::random(self.options.cut_only, index, self.boxes.len())))
+        };
         let heal_at = Instant::now() + self.schedule.lasts(kind);
         let mut trouble = Trouble { gateway: index, kind, cut, heal_at, healed: false };
         if let Some(fleet) = fleet {
@@ -354,6 +384,9 @@ impl Site {
             FaultKind::Cut => {
                 if let (Some(cut), Some(net)) = (cut, &self.net) {
                     cut.apply(net, boxes)?;
+                }
+                if let Some(Cut::Dark(_)) = cut {
+                    gateway.kill().await;
                 }
             }
             FaultKind::Replace | FaultKind::Grow => {}
@@ -379,7 +412,10 @@ impl Site {
                 Ok(())
             }
             FaultKind::Cut => match (trouble.cut, &self.net) {
-                (Some(cut), Some(net)) => cut.mend(net, boxes),
+                (Some(cut), Some(net)) => {
+                    cut.mend(net, boxes)?;
+                    if let Cut::Dark(_) = cut { gateway.spawn() } else { Ok(()) }
+                }
                 _ => Ok(()),
             },
             FaultKind::Replace | FaultKind::Grow => Ok(()),
