@@ -95,6 +95,16 @@ pub enum GatewayCommand {
     /// The token is printed, or written into a file, once: nobody can ask for it again. The new gateway needs an empty data
     /// folder and the site's secret, and gets a number that no gateway had before.
     Invite(Invite),
+    /// List the open invitations.
+    ///
+    /// The tokens are not shown: the site does not know them.
+    Invitations,
+    /// Withdraw an invitation, so that nobody can join with its token.
+    Withdraw {
+        /// Invitation, as `selvedge gateway invitations` names it: 8 hexadecimal digits.
+        #[arg(value_name = "INVITATION", value_parser = invitation)]
+        id: String,
+    },
     /// Empty a gateway, for maintenance or before its removal.
     ///
     /// Its leaders, devices and replicas move to other gateways. The command watches until the gateway is empty; Ctrl-C
@@ -197,6 +207,17 @@ fn weight(text: &str) -> Result<u32, String> {
 fn seconds(text: &str) -> Result<u64, String> {
     let ms = parse_duration_ms(text).map_err(|e| e.to_string())?;
     u64::try_from(ms / 1_000).ok().filter(|s| *s > 0).ok_or_else(|| "give one second or more".to_string())
+}
+
+/// The name of an invitation.
+fn invitation(text: &str) -> Result<String, String> {
+    match text.len() == 8 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        true => Ok(text.to_lowercase()),
+        false => {
+            Err("give 8 hexadecimal digits, as `selvedge gateway invitations` lists them; not the token"
+                .to_string())
+        }
+    }
 }
 
 /// A rate in bytes per second, from a text such as `10MB/s`.

@@ -1,8 +1,8 @@
-//! Invitations: `selvedge gateway invite`.
+//! Invitations: `selvedge gateway invite` and `invitations`.
 
 use crate::arguments::Invite;
 use crate::client::{AskError, Client, Order, draw_token};
-use crate::table::{duration, items};
+use crate::table::{Table, duration, items, number, word};
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -81,9 +81,44 @@ fn told(answer: &Value, token: &str, file: Option<&Path>) -> String {
     )
 }
 
+/// Renders the answer of `/v1/invitations`.
+pub fn list(answer: &Value) -> String {
+    let all = items(&answer["invitations"]);
+    if all.is_empty() {
+        return "no invitation is open; `selvedge gateway invite` opens one\n".to_string();
+    }
+    let mut table = Table::new(&["INVITATION", "ROLE", "REPLACES", "WEIGHT", "ZONE", "EXPIRES IN"]);
+    for i in all {
+        table.row(vec![
+            word(&i["id"]),
+            word(&i["role"]),
+            number(&i["replaces"]),
+            number(&i["weight"]),
+            word(&i["zone"]),
+            duration(&i["expires_in_ms"]),
+        ]);
+    }
+    table.text()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn open_invitations_are_listed() {
+        assert!(list(&json!({ "invitations": [] })).starts_with("no invitation is open"));
+        let answer = json!({ "invitations": [
+            {"id": "0a1b2c3d", "role": "full", "replaces": 2, "weight": 1, "zone": "hall 1", "expires_in_ms": 3_541_000},
+            {"id": "99999999", "role": "witness", "replaces": null, "weight": 2, "zone": null, "expires_in_ms": 86_400_000},
+        ]});
+        let wanted = "\
+INVITATION  ROLE     REPLACES  WEIGHT  ZONE    EXPIRES IN
+0a1b2c3d    full            2       1  hall 1     59m 1s
+99999999    witness         -       2  -           1d 0h
+";
+        assert_eq!(list(&answer), wanted);
+    }
 
     #[test]
     fn the_way_to_start_the_new_box_is_told_and_a_token_that_is_in_a_file_is_not() {

@@ -114,6 +114,16 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> Result<String, Failure>
 fn gateway(client: &Client, order: &GatewayCommand) -> Result<(Value, String), AskError> {
     let (order, changed, unchanged) = match order {
         GatewayCommand::Invite(asked) => return invite::invite(client, asked),
+        GatewayCommand::Invitations => {
+            let answer = client.get("/v1/invitations", "invitations")?;
+            let text = invite::list(&answer);
+            return Ok((answer, text));
+        }
+        GatewayCommand::Withdraw { id } => (
+            Order::delete(format!("/v1/invitations/{id}")),
+            format!("invitation {id} is withdrawn: nobody can join with its token"),
+            format!("invitation {id} had expired or was withdrawn already"),
+        ),
         GatewayCommand::Drain { id, no_wait } => {
             let answer = client.order(&Order::post(format!("/v1/gateways/{id}/drain"), None))?;
             if !no_wait {

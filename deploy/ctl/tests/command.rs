@@ -152,6 +152,10 @@ fn a_wrong_command_line_is_told_apart() {
         assert!(why.contains(part) && !why.contains("s3cret"), "{gateway}: {why}");
     }
     assert_eq!(selvedge(&["shard", "many"]).status.code(), Some(2));
+    let token = "5f".repeat(32);
+    let said = selvedge(&["gateway", "withdraw", &token]);
+    assert_eq!(said.status.code(), Some(2));
+    assert!(text(&said.stderr).contains("gateway invitations"), "{}", text(&said.stderr));
     assert_eq!(selvedge(&["--help"]).status.code(), Some(0));
 }
 
@@ -184,6 +188,12 @@ fn each_order_is_one_request_that_says_whether_it_changed_anything() {
             "POST /v1/gateways/3/weight HTTP/1.1",
             r#"{"weight":2}"#,
             ["has weight 2", "had weight 2"],
+        ),
+        (
+            &["gateway", "withdraw", "0A1B2C3D"],
+            "DELETE /v1/invitations/0a1b2c3d HTTP/1.1",
+            "",
+            ["nobody can join", "withdrawn already"],
         ),
         (&["gateway", "remove", "3"], removed, "", ["removed for good", "removed already"]),
         (

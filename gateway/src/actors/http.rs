@@ -92,7 +92,8 @@ pub fn routes(app: &mut web::ServiceConfig) -> Vec<(&'static str, Vec<Method>)> 
     all.path("/v1/gateways/{id}/drain", post(membership::drain));
     all.path("/v1/gateways/{id}/resume", post(membership::resume));
     all.path("/v1/gateways/{id}/weight", post(membership::reweigh));
-    all.path("/v1/invitations", post(membership::invite));
+    all.path("/v1/invitations", get(membership::invitations).and(Method::POST, membership::invite));
+    all.path("/v1/invitations/{id}", delete(membership::withdraw));
     all.path("/v1/directory", get(directory::one));
     all.path("/v1/moves/pause", post(membership::pause));
     all.path("/v1/moves/continue", post(membership::go_on));

@@ -3,7 +3,7 @@
 use super::configuration::ShardConfiguration;
 use super::gateway::{GatewayAddresses, GatewayKey};
 use super::genesis::Genesis;
-use super::invitation::{Admission, TokenHash};
+use super::invitation::{Admission, InvitationId, TokenHash};
 use bincode::{Decode, Encode};
 use selvedge_types::ids::{GatewayId, ShardId};
 
@@ -82,6 +82,8 @@ pub enum DirectoryCommand {
     Elapsed,
     /// A person has given up the gateways that the site has lost: the survivors go on as a new generation.
     Recover(Box<SiteRecovery>),
+    /// Ends an open invitation, so that nobody can join with its token.
+    Withdraw { invitation: InvitationId },
 }
 
 /// What a recovery changes in the directory ([`crate::recovery`]).

@@ -6,6 +6,7 @@ use bincode::{Decode, Encode};
 use selvedge_types::ids::GatewayId;
 use selvedge_types::time::ElapsedMs;
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 
 /// How many invitations may be open at a time.
 pub const MAX_INVITATIONS_ENTRIES: usize = 64;
@@ -17,6 +18,32 @@ pub const MAX_INVITATION_MS: u64 = 7 * 24 * 3_600 * 1_000;
 /// The SHA-256 of a one-time token. Only the operator and the new box know the token itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
 pub struct TokenHash(pub [u8; 32]);
+
+impl TokenHash {
+    /// The short name of the invitation with this token, which reveals nothing of the token.
+    pub fn invitation(self) -> InvitationId {
+        let [a, b, c, d, ..] = self.0;
+        InvitationId([a, b, c, d])
+    }
+}
+
+/// The name of an invitation among those that are open or were open lately: the first bytes of its token's hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub struct InvitationId(pub [u8; 4]);
+
+impl InvitationId {
+    /// Reads 8 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.len() == 8 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        u32::from_str_radix(text, 16).ok().filter(|_| digits).map(|id| Self(id.to_be_bytes()))
+    }
+}
+
+impl fmt::Display for InvitationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
 
 /// The terms of an operator's invitation.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
@@ -58,6 +85,8 @@ pub enum InvitationEnd {
     /// The gateway that joined with it.
     Used(GatewayId),
     Expired,
+    /// An operator withdrew it.
+    Withdrawn,
 }
 
 /// The open invitations, and the last ones that ended (at most [`MAX_ENDED_INVITATIONS_ENTRIES`]).
@@ -71,6 +100,16 @@ impl Invitations {
     /// How the invitation with this token ended; `None` if it is open, unknown or forgotten.
     pub fn end_of(&self, token: TokenHash) -> Option<InvitationEnd> {
         self.ended.iter().rev().find(|(of, _)| *of == token).map(|(_, end)| *end)
+    }
+
+    /// How the invitation with this name ended; `None` if it is open, unknown or forgotten.
+    pub fn end_of_id(&self, id: InvitationId) -> Option<InvitationEnd> {
+        self.ended.iter().rev().find(|(of, _)| of.invitation() == id).map(|(_, end)| *end)
+    }
+
+    /// The token of the open invitation with this name.
+    pub fn open_as(&self, id: InvitationId) -> Option<TokenHash> {
+        self.open.keys().copied().find(|token| token.invitation() == id)
     }
 
     pub fn end(&mut self, token: TokenHash, end: InvitationEnd) {

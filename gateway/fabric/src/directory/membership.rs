@@ -4,7 +4,7 @@ use super::command::{Announcement, JoinRequest, UnsoundReplica};
 use super::configuration::majority;
 use super::gateway::{GatewayKey, GatewayRecord, GatewayRole, GatewayState, is_zone};
 use super::invitation::{
-    Admission, Invitation, InvitationEnd, MAX_INVITATION_MS, MAX_INVITATIONS_ENTRIES, TokenHash,
+    Admission, Invitation, InvitationEnd, InvitationId, MAX_INVITATION_MS, MAX_INVITATIONS_ENTRIES, TokenHash,
 };
 use super::outcome::{DirectoryOutcome, DirectoryRefusal};
 use super::{Directory, DirectoryResult, State};
@@ -22,7 +22,8 @@ impl Directory {
         let weight = admits.weight.unwrap_or(1);
         check_weight(weight)?;
         check_zone(admits.zone.as_deref())?;
-        if state.invitations.open.contains_key(&token) || state.invitations.end_of(token).is_some() {
+        let id = token.invitation();
+        if state.invitations.open_as(id).is_some() || state.invitations.end_of_id(id).is_some() {
             return Err(DirectoryRefusal::InvitationKnown);
         }
         if state.invitations.open.len() >= MAX_INVITATIONS_ENTRIES {
@@ -42,6 +43,21 @@ impl Directory {
         Ok(DirectoryOutcome::Invited { expires })
     }
 
+    pub(super) fn withdraw(&mut self, id: InvitationId) -> DirectoryResult {
+        let invitations = &mut self.state.invitations;
+        if let Some(token) = invitations.open_as(id) {
+            invitations.end(token, InvitationEnd::Withdrawn);
+            return Ok(Done);
+        }
+        match invitations.end_of_id(id) {
+            Some(InvitationEnd::Used(gateway)) => {
+                Err(DirectoryRefusal::JoinedAlready { invitation: id, gateway })
+            }
+            Some(InvitationEnd::Expired | InvitationEnd::Withdrawn) => Ok(Unchanged),
+            None => Err(DirectoryRefusal::NoInvitation(id)),
+        }
+    }
+
     pub(super) fn join(&mut self, asked: &JoinRequest) -> DirectoryResult {
         let state = &mut self.state;
         let Some(invitation) = state.invitations.open.get(&asked.token) else {
@@ -51,6 +67,7 @@ impl Directory {
                     Ok(DirectoryOutcome::Joined { gateway: id })
                 }
                 Some(InvitationEnd::Used(id)) => Err(DirectoryRefusal::InvitationUsed(id)),
+                Some(InvitationEnd::Withdrawn) => Err(DirectoryRefusal::InvitationWithdrawn),
                 Some(InvitationEnd::Expired) => Err(DirectoryRefusal::InvitationExpired),
                 None => Err(DirectoryRefusal::InvitationUnknown),
             };

@@ -14,7 +14,8 @@
 //!
 //! # Life of a gateway
 //! 1. An operator requests a one-time token. The directory keeps the token's hash and what it admits
-//!    ([`DirectoryCommand::Invite`]).
+//!    ([`DirectoryCommand::Invite`]). Until a box has joined with it, the operator can withdraw the invitation
+//!    ([`DirectoryCommand::Withdraw`]).
 //! 2. A new box presents the token, its key and the incarnation of its data folder, and receives a number that no
 //!    gateway had before ([`DirectoryCommand::Join`]).
 //! 3. It learns the directory and becomes active. From then on the ring gives it its share of the replicas.
@@ -69,7 +70,8 @@
 //!   therefore has the groups report first.
 //!
 //! # Left out
-//! Principals, roles and operators' signatures; withdrawal of an invitation (it expires); leadership within a shard (the first voter is preferred); moves by the actual load from devices.
+//! Principals, roles and operators' signatures; leadership within a shard (the first voter is preferred); moves by the
+//! actual load from devices.
 //!
 //! Sources: Lamport, Malkhi, Zhou, "Vertical Paxos and Primary-Backup Replication" (2009) and "Reconfiguring a State
 //! Machine" (2010), for an auxiliary group and stop entries; Ongaro, "Consensus: Bridging Theory and Practice" (2014),
@@ -104,8 +106,8 @@ pub use gateway::{
 pub use genesis::{FirstGateway, Genesis, GenesisError};
 pub use health::SiteHealth;
 pub use invitation::{
-    Admission, Invitation, MAX_ENDED_INVITATIONS_ENTRIES, MAX_INVITATION_MS, MAX_INVITATIONS_ENTRIES,
-    TokenHash,
+    Admission, Invitation, InvitationId, MAX_ENDED_INVITATIONS_ENTRIES, MAX_INVITATION_MS,
+    MAX_INVITATIONS_ENTRIES, TokenHash,
 };
 pub use moves::{
     DEFAULT_RATE_BYTES_PER_S, MAX_MOVES_ENTRIES, MAX_RATE_BYTES_PER_S, MIN_RATE_BYTES_PER_S, ShardMove,
@@ -256,6 +258,7 @@ impl Directory {
             DirectoryCommand::SetRate { bytes_per_s } => self.set_rate(*bytes_per_s),
             DirectoryCommand::Upgrade { level } => self.upgrade(*level),
             DirectoryCommand::Recover(recovery) => self.recover(recovery),
+            DirectoryCommand::Withdraw { invitation } => self.withdraw(*invitation),
             DirectoryCommand::Elapsed => Ok(DirectoryOutcome::Done),
         };
         result.unwrap_or_else(DirectoryOutcome::Refused)

@@ -1,7 +1,7 @@
 //! Outcomes of commands, with the texts of refusals.
 
 use super::gateway::{GatewayState, MAX_ADDRESS_BYTES, MAX_ZONE_BYTES};
-use super::invitation::{MAX_INVITATION_MS, MAX_INVITATIONS_ENTRIES};
+use super::invitation::{InvitationId, MAX_INVITATION_MS, MAX_INVITATIONS_ENTRIES};
 use super::moves::{MAX_MOVES_ENTRIES, MAX_RATE_BYTES_PER_S, MIN_RATE_BYTES_PER_S};
 use super::{DIRECTORY_GROUP, Group};
 use crate::ring::{MAX_GATEWAYS, MAX_REPLICAS, MAX_WEIGHT};
@@ -167,6 +167,14 @@ pub enum DirectoryRefusal {
         Group(*shard)
     )]
     NoSoundMajority { gateway: GatewayId, shard: ShardId, left: u8, voters: u8 },
+    #[error("this invitation was withdrawn: request another one")]
+    InvitationWithdrawn,
+    #[error("the site has no invitation {0}: check it against the site's list of invitations")]
+    NoInvitation(InvitationId),
+    #[error(
+        "gateway {gateway} has already joined with invitation {invitation}: remove that gateway to undo it"
+    )]
+    JoinedAlready { invitation: InvitationId, gateway: GatewayId },
 }
 
 fn duration(ms: u64) -> String {

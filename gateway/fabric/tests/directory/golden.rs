@@ -74,6 +74,7 @@ pub fn every_command() -> Vec<DirectoryCommand> {
             lost: vec![GatewayId(2), GatewayId(3)],
             groups: vec![(shard, 1_000_002, gateway), (DIRECTORY_GROUP, 1_000_001, gateway)],
         })),
+        DirectoryCommand::Withdraw { invitation: InvitationId([7, 8, 9, 10]) },
     ]
 }
 

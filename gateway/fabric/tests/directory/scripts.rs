@@ -3,6 +3,7 @@
 //! | Command | Effect |
 //! |---|---|
 //! | `site SHARDS REPLICAS gN...` | starts a site; gateways have weight 1 unless given as `gN:WEIGHT` |
+//! | `withdraw TOKEN` | withdraws the invitation with this token |
 //! | `invite TOKEN [for MS] [replaces gN] [witness] [weight N] [zone Z]` | opens an invitation for an operator |
 //! | `join TOKEN BOX [zone Z] [level N]` | a box presents the token; its key and data folder follow from its number |
 //! | `announce gN BOX [zone Z] [level N]` | a gateway announces its identity and addresses |
@@ -169,6 +170,7 @@ fn command(words: &[&str]) -> DirectoryCommand {
         ["continue"] => DirectoryCommand::Continue,
         ["rate", n] => DirectoryCommand::SetRate { bytes_per_s: number(n) },
         ["upgrade", n] => DirectoryCommand::Upgrade { level: number(n) as u32 },
+        ["withdraw", name] => DirectoryCommand::Withdraw { invitation: token(name).invitation() },
         ["elapsed"] => DirectoryCommand::Elapsed,
         other => panic!("no command: {other:?}"),
     }

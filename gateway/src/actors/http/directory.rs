@@ -86,7 +86,11 @@ pub(super) fn numbers(gateways: &[GatewayId]) -> Vec<u16> {
 }
 
 pub(super) fn role(record: &GatewayRecord) -> &'static str {
-    match record.role {
+    role_word(record.role)
+}
+
+pub(super) fn role_word(role: GatewayRole) -> &'static str {
+    match role {
         GatewayRole::Full => "full",
         GatewayRole::Witness => "witness",
     }

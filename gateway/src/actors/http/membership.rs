@@ -1,4 +1,4 @@
-//! Operators' orders to the directory: `/v1/invitations` lets a gateway join, `/v1/gateways/{id}/...` changes a gateway's place in the site, `/v1/moves/...`
+//! Operators' orders to the directory: `/v1/invitations` lets a gateway join or shows and withdraws invitations, `/v1/gateways/{id}/...` changes a gateway's place in the site, `/v1/moves/...`
 //! pauses and bounds all moves of replicas.
 //!
 //! An order has an idempotency key, which the client draws and sends as `Idempotency-Key`. The directory remembers the
@@ -16,12 +16,13 @@ use ring::digest::{SHA256, digest};
 use selvedge_fabric::configuration::MAX_LEARNER_LAG_SLOTS;
 use selvedge_fabric::directory::{
     Admission, DIRECTORY_GROUP, Directory, DirectoryCommand, DirectoryOutcome, DirectoryRefusal, GatewayRole,
-    RequestKey, UnsoundReplica,
+    InvitationId, RequestKey, UnsoundReplica,
 };
 use selvedge_fabric::link::JoinToken;
 use selvedge_fabric::site_state::{GatewayDescription, ReplicaDescription, ReplicaRole};
 use selvedge_types::ids::GatewayId;
 use selvedge_types::params::{Parameters, bad, shown};
+use selvedge_types::time::ElapsedMs;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -88,6 +89,46 @@ pub async fn invite(
     let peers = directory::copy(&api)?;
     said["seeds"] = peers.gateways().map(|(_, g)| g.addresses.peer.clone()).collect();
     Ok(HttpResponse::Ok().json(said))
+}
+
+/// The open invitations, without their tokens.
+pub async fn invitations(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failure> {
+    Parameters::new(given.into_inner(), &[])?;
+    let directory = directory::copy(&api)?;
+    let since_ms = api.overview.directory.age_ms();
+    let all: Vec<_> = open(&directory, directory.elapsed().plus(since_ms)).collect();
+    Ok(HttpResponse::Ok().json(json!({ "invitations": all })))
+}
+
+/// The invitations that are open by `now`, those that expire first before the others.
+fn open(directory: &Directory, now: ElapsedMs) -> impl Iterator<Item = Value> {
+    let mut all: Vec<_> = directory.invitations().iter().filter(|(_, i)| i.expires > now).collect();
+    all.sort_by_key(|(token, invitation)| (invitation.expires, **token));
+    all.into_iter().map(move |(token, i)| {
+        let (replaced, old_zone) = match &i.replaces {
+            Some((gateway, _, zone)) => (Some(gateway.0), zone.as_ref()),
+            None => (None, None),
+        };
+        json!({
+            "id": token.invitation().to_string(), "role": directory::role_word(i.role), "weight": i.weight,
+            "zone": i.zone.as_ref().or(old_zone), "replaces": replaced, "expires_in_ms": i.expires.since(now),
+        })
+    })
+}
+
+/// Ends an open invitation, so that nobody can join with its token.
+pub async fn withdraw(
+    api: web::Data<Api>,
+    id: web::Path<String>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Failure> {
+    let key = key(&request)?;
+    let unknown = || {
+        Failure::Unknown(format!("the site has no invitation {}: GET /v1/invitations lists them", shown(&id)))
+    };
+    let invitation = InvitationId::parse(&id).ok_or_else(unknown)?;
+    let said = json!({ "invitation": invitation.to_string() });
+    order(&api, key, DirectoryCommand::Withdraw { invitation }, said).await
 }
 
 /// Has leaders, devices and then replicas leave a gateway, which keeps running.
@@ -214,9 +255,9 @@ async fn chosen(
 fn settled(outcome: &DirectoryOutcome) -> Result<bool, Failure> {
     match outcome {
         DirectoryOutcome::Unchanged => Ok(false),
-        DirectoryOutcome::Refused(why @ DirectoryRefusal::UnknownGateway(_)) => {
-            Err(Failure::Unknown(why.to_string()))
-        }
+        DirectoryOutcome::Refused(
+            why @ (DirectoryRefusal::UnknownGateway(_) | DirectoryRefusal::NoInvitation(_)),
+        ) => Err(Failure::Unknown(why.to_string())),
         DirectoryOutcome::Refused(why) => Err(Failure::Refused(why.to_string())),
         _ => Ok(true),
     }
@@ -331,6 +372,36 @@ mod tests {
             assert!(why.contains("Idempotency-Key") && why.contains("1 to 64"), "{why}");
         }
         assert!(key_of(&["a", "b"]).unwrap_err().contains("twice"));
+    }
+
+    #[test]
+    fn open_invitations_are_shown_without_their_tokens() {
+        let invite = |byte, lasts_ms, admits| DirectoryCommand::Invite {
+            token: token_hash(&JoinToken([byte; 32])),
+            lasts_ms,
+            admits,
+        };
+        let replace = Admission { replaces: Some(GatewayId(2)), ..Admission::default() };
+        let witness =
+            Admission { role: GatewayRole::Witness, zone: Some("hall".into()), ..Admission::default() };
+        let directory = directory(
+            3,
+            &[invite(1, 90_000, replace), invite(2, 10_000, witness), invite(3, 500, Admission::default())],
+        );
+        let shown: Vec<_> = open(&directory, ElapsedMs(4_000)).collect();
+        let ids = [2, 1].map(|byte| token_hash(&JoinToken([byte; 32])).invitation().to_string());
+        let wanted = [
+            json!({"id": ids[0], "role": "witness", "weight": 1, "zone": "hall", "replaces": null, "expires_in_ms": 8_000}),
+            json!({"id": ids[1], "role": "full", "weight": 1, "zone": null, "replaces": 2, "expires_in_ms": 87_000}),
+        ];
+        assert_eq!(
+            shown, wanted,
+            "the third has expired, though the directory has not been told the time since"
+        );
+        assert_eq!(InvitationId::parse(&ids[0]).unwrap().to_string(), ids[0]);
+        for wrong in ["", "+1234567", "1234567", "123456789", "1234567g"] {
+            assert_eq!(InvitationId::parse(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -444,6 +444,30 @@ fn paths() -> Vec<Described> {
                 json_of(ordered()),
             )
         },
+        described(
+            Get,
+            "/v1/invitations",
+            "site",
+            "The open invitations",
+            "Without their tokens: the `id` is the beginning of the SHA-256 of the token. `zone` is null if the new gateway names its own, \
+             `replaces` if it takes no other one's place. Invitations that were used, withdrawn or have expired are not listed.",
+            json_of(ObjectBuilder::new().property("invitations", objects()).required("invitations").build()),
+        ),
+        Described {
+            parameters: vec![
+                path_parameter("id", "The invitation: 8 hexadecimal digits, as the list has it."),
+                key(),
+            ],
+            problems: &[404, 409, 503],
+            ..described(
+                Delete,
+                "/v1/invitations/{id}",
+                "site",
+                "Withdraws an invitation",
+                "Nobody can join with its token any more. 409 if a gateway has joined with it already.",
+                json_of(ordered()),
+            )
+        },
         Described {
             parameters: vec![path_parameter(
                 "id",
