@@ -13,11 +13,12 @@ pub fn status(answer: &Value) -> String {
         _ => format!("{} without a leader that answers", number(&answer["leaderless_shards"])),
     };
     let mut said = format!(
-        "site {}: {reached} of {} gateways answer; {} shards, each on {} of them; {leaderless}\n\n",
+        "site {}: {reached} of {} gateways answer; {} shards, each on {} of them; {leaderless}{}\n\n",
         word(&answer["site"]),
         gateways.len(),
         number(&answer["shard_count"]),
         number(&answer["replicas_per_shard"]),
+        level(&answer["directory"]),
     );
     // Most sites have neither zones nor weights, and the table is wide enough without them.
     let has_zones = gateways.iter().any(|g| g["zone"].is_string());
@@ -58,7 +59,30 @@ pub fn status(answer: &Value) -> String {
     }
     said += &table.text();
     said += &moving::summary(&answer["directory"]);
+    said += &next_level(&answer["directory"]["next_level"]);
     said + &missing(answer)
+}
+
+/// The level of the forms that the site uses, if the gateway that answers knows it.
+fn level(directory: &Value) -> String {
+    directory["level"].as_u64().map_or(String::new(), |level| format!("; level {level}"))
+}
+
+/// A line about the next level; empty if no gateway understands a higher one.
+fn next_level(next: &Value) -> String {
+    let Some(level) = next["level"].as_u64() else { return String::new() };
+    match items(&next["waits_for"]) {
+        [] => format!(
+            "\nLevel {level} begins in about {}; then no gateway can go back to a release that does not understand it. `selvedge rebalance \
+             pause` holds it back.\n",
+            duration(&next["begins_in_ms"])
+        ),
+        list => format!(
+            "\nLevel {level} begins when every gateway understands it: update {} {}, or remove what is dead for good.\n",
+            if list.len() == 1 { "gateway" } else { "gateways" },
+            numbers(&next["waits_for"])
+        ),
+    }
 }
 
 /// How a gateway is, followed by what is special about its place in the site.
@@ -110,6 +134,19 @@ No answer from gateway 3: this output may be incomplete.
 ";
         assert_eq!(status(&answer), wanted);
     }
+
+    #[test]
+    fn the_next_level_is_shown_with_what_it_waits_for() {
+        let said = |waits_for: Value, begins_in_ms: Value| {
+            next_level(&json!({ "level": 2, "waits_for": waits_for, "begins_in_ms": begins_in_ms }))
+        };
+        assert_eq!(next_level(&Value::Null), "");
+        let waits = said(json!([2, 3]), Value::Null);
+        assert!(waits.contains("Level 2 begins when") && waits.contains("update gateways 2, 3"), "{waits}");
+        let begins = said(json!([]), json!(65_000));
+        assert!(begins.contains("in about 1m 5s") && begins.contains("rebalance pause"), "{begins}");
+    }
+
     #[test]
     fn what_is_special_about_gateways_is_shown_with_what_moves() {
         let gateway = |n: u64, directory_state: &str, role: &str, weight: u64, zone: Option<&str>| {
@@ -128,7 +165,7 @@ No answer from gateway 3: this output may be incomplete.
             "directory": moving::tests::draining(),
         });
         let wanted = "\
-site plant-7: 3 of 3 gateways answer; 64 shards, each on 3 of them; every shard has a leader
+site plant-7: 3 of 3 gateways answer; 64 shards, each on 3 of them; every shard has a leader; level 1
 
 GATEWAY  STATE            RELEASE  UP FOR  LEADS  REPLICAS  BEHIND  CONNECTIONS  ROOM  WARNINGS  TROUBLE  ZONE    WEIGHT
       1  ready              0.1.0      1s      0         2       0            0  yes          0  -        hall 1       2

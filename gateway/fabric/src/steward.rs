@@ -476,7 +476,8 @@ impl Steward {
 
     fn plan(&mut self, now_ms: u64, directory: &Directory) {
         let all_active = directory.gateways().all(|(_, g)| g.state == GatewayState::Active);
-        if all_active && directory.moves().is_empty() && directory.misplaced().next().is_none() {
+        let rises = directory.next_level().is_some();
+        if all_active && !rises && directory.moves().is_empty() && directory.misplaced().next().is_none() {
             return; // nothing is to be done
         }
         if self.begins(now_ms, Errand::Describe) {

@@ -59,6 +59,8 @@ struct World {
     dropped: usize,
     /// The gateways that moves named as new members, each with the configuration in which it was named.
     named: BTreeSet<(ShardId, u32, GatewayId)>,
+    /// The gateways that had to stop.
+    too_old: BTreeSet<GatewayId>,
 }
 
 impl World {
@@ -97,13 +99,18 @@ impl World {
             devices: 0,
             dropped: 0,
             named: BTreeSet::new(),
+            too_old: BTreeSet::new(),
         };
         (1..=gateways).for_each(|id| world.start(GatewayId(id)));
         world
     }
 
     fn start(&mut self, id: GatewayId) {
-        self.stewards.insert(id, Steward::new(id, self.genesis.clone(), None));
+        self.start_as(id, None);
+    }
+
+    fn start_as(&mut self, id: GatewayId, announcement: Option<Announcement>) {
+        self.stewards.insert(id, Steward::new(id, self.genesis.clone(), announcement));
         self.copied.insert(id, 0);
         // Every gateway holds a replica of the directory group.
         self.groups.get_mut(&DIRECTORY_GROUP).unwrap().held.entry(id).or_insert(false);
@@ -219,7 +226,7 @@ impl World {
                     }
                 }
                 StewardEffect::Submit(DirectoryItem::Command(_, command)) => drop(self.tell(command)),
-                StewardEffect::TooOld { level } => panic!("nobody raises the level to {level}"),
+                StewardEffect::TooOld { .. } => _ = self.too_old.insert(id),
                 StewardEffect::Describe => {
                     let all: Vec<_> =
                         self.stewards.keys().copied().filter(|g| !self.away.contains(g)).collect();
@@ -383,6 +390,17 @@ impl World {
     }
 }
 
+fn announcement(gateway: u16, level: u32) -> Announcement {
+    Announcement {
+        gateway: GatewayId(gateway),
+        incarnation: u128::from(gateway),
+        key: GatewayKey([gateway as u8; 32]),
+        addresses: GatewayAddresses { peer: "box:7000".into(), ..GatewayAddresses::default() },
+        zone: None,
+        level,
+    }
+}
+
 fn run(seed: u64) -> (usize, usize) {
     let gateways = 3 + (seed % 4) as u16;
     let mut world = World::new(seed, gateways);
@@ -456,25 +474,55 @@ fn replicas_stay_on_a_draining_gateway_until_its_devices_and_leaders_have_left()
 #[test]
 fn a_gateway_that_is_too_old_for_the_level_of_its_site_has_to_stop() {
     let genesis = World::new(1, 3).genesis;
-    let told = |gateway: u16, level| Announcement {
-        gateway: GatewayId(gateway),
-        incarnation: u128::from(gateway),
-        key: GatewayKey([gateway as u8; 32]),
-        addresses: GatewayAddresses { peer: "box:7000".into(), ..GatewayAddresses::default() },
-        zone: None,
-        level,
-    };
     let mut directory = Directory::genesis(&genesis).unwrap();
     let mut tell = |slot, command: &DirectoryCommand| directory.apply(slot, ElapsedMs(slot), None, command);
     for gateway in 1..=3 {
-        tell(u64::from(gateway), &DirectoryCommand::Announce(Box::new(told(gateway, 2))));
+        tell(u64::from(gateway), &DirectoryCommand::Announce(Box::new(announcement(gateway, 2))));
     }
     assert_eq!(tell(4, &DirectoryCommand::Upgrade { level: 2 }), DirectoryOutcome::Done);
     let directory = Arc::new(directory);
     let stops = |level| {
-        let mut steward = Steward::new(GatewayId(1), genesis.clone(), Some(told(1, level)));
+        let mut steward = Steward::new(GatewayId(1), genesis.clone(), Some(announcement(1, level)));
         steward.copied(1_000, directory.clone());
         steward.take().contains(&StewardEffect::TooOld { level: 2 })
     };
     assert_eq!([1, 2, 3].map(stops), [true, false, false]);
+}
+
+/// A form that only releases of level 2 can read, and the level that each gateway's release understands: whoever sends it by
+/// its own copy of the directory is understood by all.
+#[test]
+fn a_level_begins_when_every_gateway_understands_it_and_only_then_its_forms_are_used() {
+    for seed in 0..5 {
+        let mut world = World::new(seed, 3);
+        let mut understands = BTreeMap::from([(1, 2), (2, 2), (3, 1)]);
+        for (gateway, level) in &understands {
+            world.start_as(GatewayId(*gateway), Some(announcement(*gateway, *level)));
+        }
+        let level = |world: &World| world.chosen.as_ref().map_or(FIRST_LEVEL, Directory::level);
+        let steps = |world: &mut World, understands: &BTreeMap<u16, u32>, ms: u64| {
+            let until_ms = world.now_ms + ms;
+            while world.now_ms < until_ms {
+                world.step();
+                let copies = world.stewards.values().filter_map(Steward::directory);
+                let sends_new_form = copies.into_iter().any(|copy| copy.level() >= 2);
+                assert!(!sends_new_form || understands.values().all(|level| *level >= 2), "seed {seed}");
+            }
+        };
+        steps(&mut world, &understands, 2 * LEVEL_HOLD_MS);
+        assert_eq!(level(&world), FIRST_LEVEL, "gateway 3 has the old release");
+        understands.insert(3, 2);
+        world.start_as(GatewayId(3), Some(announcement(3, 2)));
+        steps(&mut world, &understands, LEVEL_HOLD_MS - 1_000);
+        assert_eq!(level(&world), FIRST_LEVEL, "there is still time to go back");
+        steps(&mut world, &understands, 30_000);
+        assert_eq!((level(&world), world.too_old.len()), (2, 0));
+        // An operator starts the old release again.
+        world.start_as(GatewayId(2), Some(announcement(2, 1)));
+        for _ in 0..2_000 {
+            world.step();
+        }
+        assert_eq!(world.too_old, BTreeSet::from([GatewayId(2)]));
+        assert_eq!(world.chosen.unwrap().gateway(GatewayId(2)).unwrap().level, 2, "the site refuses it too");
+    }
 }

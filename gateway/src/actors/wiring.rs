@@ -33,7 +33,9 @@ use actix::{Actor, Addr, AsyncContext, Context};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use metrics_exporter_prometheus::PrometheusBuilder;
-use selvedge_fabric::directory::{Announcement, DIRECTORY_GROUP, FIRST_CONFIGURATION, FIRST_LEVEL, Genesis};
+use selvedge_fabric::directory::{
+    Announcement, DIRECTORY_GROUP, FIRST_CONFIGURATION, Genesis, RELEASE_LEVEL,
+};
 use selvedge_fabric::forward::{Forward, PIPELINE_BYTES};
 use selvedge_fabric::link::{KnownPeer, join_question};
 use selvedge_fabric::machine::Origin;
@@ -310,7 +312,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         key: identity.public_key(),
         addresses: settings.announced(&reached_at),
         zone: zone(&settings),
-        level: FIRST_LEVEL,
+        level: RELEASE_LEVEL,
     };
     let admission =
         AdmissionActor { ways: ways.clone(), directory: directory.clone(), genesis: genesis.clone() };

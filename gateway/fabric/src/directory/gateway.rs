@@ -18,6 +18,13 @@ pub const MAX_TOMBSTONES_ENTRIES: usize = 1024;
 /// The level that every release understands.
 pub const FIRST_LEVEL: u32 = 1;
 
+/// The highest level that this release understands. A release that brings new stored or sent forms raises it, and uses
+/// these forms only once the directory's level has reached theirs.
+pub const RELEASE_LEVEL: u32 = FIRST_LEVEL;
+/// How long all gateways must have understood a higher level before the site begins it, in elapsed time: ten minutes, in
+/// which an operator can still go back to the release before. Afterwards that release refuses to run in the site.
+pub const LEVEL_HOLD_MS: u64 = 600_000;
+
 /// Whether a gateway holds data, or only votes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, Decode)]
 pub enum GatewayRole {
@@ -163,6 +170,11 @@ impl Gateways {
     /// The active gateways that hold data, ordered by number.
     pub fn active_full(&self) -> impl Iterator<Item = (GatewayId, &GatewayRecord)> {
         self.living().filter(|(_, g)| g.is_active_full())
+    }
+
+    /// The highest level that all of them understand, except those that are gone.
+    pub fn common_level(&self) -> u32 {
+        self.living().map(|(_, g)| g.level).min().unwrap_or(FIRST_LEVEL)
     }
 
     pub fn state(&self, id: GatewayId) -> Option<GatewayState> {

@@ -297,6 +297,16 @@ impl State {
         Ok(())
     }
 
+    /// Notes since when every gateway understands a higher level than the site's.
+    pub(super) fn note_level(&mut self) {
+        let common = self.gateways.common_level();
+        if common <= self.level {
+            self.next_level = None;
+        } else if self.next_level.is_none_or(|(level, _)| level != common) {
+            self.next_level = Some((common, self.elapsed));
+        }
+    }
+
     fn check_level(&self, found: u32) -> Result<(), DirectoryRefusal> {
         if found < self.level {
             Err(DirectoryRefusal::LevelTooLow { found, level: self.level })

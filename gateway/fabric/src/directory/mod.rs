@@ -39,6 +39,13 @@
 //! When a person gives up what the site has lost, [`DirectoryCommand::Recover`] marks the lost gateways as gone, sets the
 //! configurations in which the survivors go on, and ends all moves. It counts once: the site's generation grows with it.
 //!
+//! # Levels
+//! Every stored or sent form belongs to a level, and is used only once the directory has chosen that level
+//! ([`DirectoryCommand::Upgrade`]). A gateway announces the highest level that its release understands. When all gateways
+//! that are not gone understand a higher one, the planner waits [`LEVEL_HOLD_MS`] and then begins it. Until then each
+//! gateway may go back to an older release, which ends the wait; afterwards an older release refuses to run. A gateway that
+//! is away holds the level back until it has been updated or removed, and so does a pause.
+//!
 //! # Requests
 //! A command that an operator caused carries an idempotency key ([`RequestKey`]). A repeated request gets the outcome
 //! of the first one, whatever the state is by then. The same key with another command is refused.
@@ -100,8 +107,8 @@ pub use command::{
 };
 pub use configuration::ShardConfiguration;
 pub use gateway::{
-    FIRST_LEVEL, GatewayAddresses, GatewayKey, GatewayRecord, GatewayRole, GatewayState, MAX_ADDRESS_BYTES,
-    MAX_TOMBSTONES_ENTRIES, MAX_ZONE_BYTES,
+    FIRST_LEVEL, GatewayAddresses, GatewayKey, GatewayRecord, GatewayRole, GatewayState, LEVEL_HOLD_MS,
+    MAX_ADDRESS_BYTES, MAX_TOMBSTONES_ENTRIES, MAX_ZONE_BYTES, RELEASE_LEVEL,
 };
 pub use genesis::{FirstGateway, Genesis, GenesisError};
 pub use health::SiteHealth;
@@ -156,6 +163,8 @@ struct State {
     slot: u64,
     elapsed: ElapsedMs,
     level: u32,
+    /// The level above `level` that every gateway understands, and since when.
+    next_level: Option<(u32, ElapsedMs)>,
     shards: u16,
     replicas: u8,
     gateways: Gateways,
@@ -178,6 +187,7 @@ impl Directory {
             slot: 0,
             elapsed: ElapsedMs(0),
             level: FIRST_LEVEL,
+            next_level: None,
             shards: genesis.shards,
             replicas: genesis.replicas as u8, // the ring takes at most MAX_REPLICAS
             gateways,
@@ -236,7 +246,13 @@ impl Directory {
     }
 
     fn command(&mut self, command: &DirectoryCommand) -> DirectoryOutcome {
-        let result = match command {
+        let result = self.carry_out(command);
+        self.state.note_level();
+        result.unwrap_or_else(DirectoryOutcome::Refused)
+    }
+
+    fn carry_out(&mut self, command: &DirectoryCommand) -> DirectoryResult {
+        match command {
             DirectoryCommand::Invite { token, lasts_ms, admits } => self.invite(*token, *lasts_ms, admits),
             DirectoryCommand::Join(asked) => self.join(asked),
             DirectoryCommand::Activate { gateway } => self.activate(*gateway),
@@ -260,8 +276,7 @@ impl Directory {
             DirectoryCommand::Recover(recovery) => self.recover(recovery),
             DirectoryCommand::Withdraw { invitation } => self.withdraw(*invitation),
             DirectoryCommand::Elapsed => Ok(DirectoryOutcome::Done),
-        };
-        result.unwrap_or_else(DirectoryOutcome::Refused)
+        }
     }
 
     /// The last slot with a command; 0 at genesis.
@@ -287,6 +302,12 @@ impl Directory {
     /// The level up to which gateways may use new formats; every gateway understands it.
     pub fn level(&self) -> u32 {
         self.state.level
+    }
+
+    /// The level above [`level`](Self::level) that every gateway understands, and since when. The planner begins it after
+    /// [`LEVEL_HOLD_MS`].
+    pub fn next_level(&self) -> Option<(u32, ElapsedMs)> {
+        self.state.next_level
     }
 
     /// The site's number of shards, which never changes.

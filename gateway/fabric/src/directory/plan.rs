@@ -23,6 +23,9 @@
 //!
 //! Within each of these the directory group goes first.
 //!
+//! # Levels
+//! A level that every gateway has understood for [`LEVEL_HOLD_MS`] begins ([`DirectoryCommand::Upgrade`]).
+//!
 //! # What does not move
 //! - While moves are paused, the planner plans nothing: it activates, empties and removes no gateway either.
 //! - A dead gateway that is active keeps its replicas. It may be back in a minute, and copying its data elsewhere is an
@@ -32,7 +35,7 @@
 
 use super::command::DirectoryCommand;
 use super::configuration::{ShardConfiguration, majority};
-use super::gateway::{GatewayRecord, GatewayState};
+use super::gateway::{GatewayRecord, GatewayState, LEVEL_HOLD_MS};
 use super::moves::{MAX_MOVES_ENTRIES, ShardMove};
 use super::{DIRECTORY_GROUP, Directory};
 use selvedge_types::ids::{GatewayId, ShardId};
@@ -106,6 +109,7 @@ pub fn plan(directory: &Directory, seen: &Seen) -> Vec<DirectoryStep> {
     }
     let planner = Planner { directory, seen };
     let mut steps = planner.gateways();
+    steps.extend(planner.level());
     steps.extend(planner.moves());
     steps
 }
@@ -146,6 +150,13 @@ impl Planner<'_> {
             }
         }
         steps
+    }
+
+    /// The level to begin, if it is time.
+    fn level(&self) -> Option<DirectoryStep> {
+        let (level, since) = self.directory.next_level()?;
+        let is_due = self.seen.elapsed.since(since) >= LEVEL_HOLD_MS;
+        is_due.then_some(DirectoryStep::Propose(DirectoryCommand::Upgrade { level }))
     }
 
     fn draining(&self, id: GatewayId) -> Vec<DirectoryStep> {

@@ -77,6 +77,10 @@ impl State {
         let shape = (1..=MAX_SHARDS).contains(&self.shards) && !replicas.is_multiple_of(2);
         sound(shape && replicas <= MAX_REPLICAS, "number of shards or replicas")?;
         sound(self.gateways.is_sound(self.level), "list of gateways")?;
+        let common = Some(self.gateways.common_level()).filter(|common| *common > self.level);
+        let next = self.next_level.map(|(level, _)| level);
+        let since = self.next_level.is_none_or(|(_, since)| since <= self.elapsed);
+        sound(next == common && since, "next level")?;
         let known = |id| self.gateways.may_have_been(id);
         let groups = (0..self.shards).map(ShardId).chain([DIRECTORY_GROUP]);
         let configurations = &self.configurations.0;

@@ -22,7 +22,7 @@
 use super::incarnation::{Incarnation, Mark};
 use super::join::{JoinAnswer, JoinQuestion, JoinToken};
 use super::peers::{KnownPeer, PeerList};
-use crate::directory::{FIRST_LEVEL, GatewayAddresses, GatewayKey};
+use crate::directory::{GatewayAddresses, GatewayKey, RELEASE_LEVEL};
 use bincode::{Decode, Encode};
 use selvedge_types::frame::{self, FrameError};
 use selvedge_types::ids::{GatewayId, MAX_SITE_NAME_BYTES};
@@ -257,7 +257,7 @@ pub fn join_question(
     addresses: GatewayAddresses,
 ) -> JoinQuestion {
     let (oldest, newest) = (PROTOCOL_OLDEST, PROTOCOL_NEWEST);
-    JoinQuestion { oldest, newest, site, token, incarnation, addresses, zone: None, level: FIRST_LEVEL }
+    JoinQuestion { oldest, newest, site, token, incarnation, addresses, zone: None, level: RELEASE_LEVEL }
 }
 
 /// The refusal of a gateway whose handshake or greeting is of another protocol.

@@ -210,6 +210,7 @@ fn step_text(step: &DirectoryStep) -> String {
                 format!("progress {} {since} {done_bytes} {total_bytes}", of(*shard))
             }
             DirectoryCommand::EndMove { shard, since } => format!("end {} {since}", of(*shard)),
+            DirectoryCommand::Upgrade { level } => format!("upgrade {level}"),
             DirectoryCommand::Activate { gateway } => format!("activate {gateway}"),
             DirectoryCommand::Remove { gateway, .. } => format!("remove {gateway}"),
             other => format!("{other:?}"),

@@ -5,7 +5,7 @@ use super::problem::Failure;
 use super::{Api, Given};
 use actix_web::{HttpResponse, web};
 use selvedge_fabric::directory::{
-    DIRECTORY_GROUP, Directory, GatewayRecord, GatewayRole, ShardConfiguration, ShardMove,
+    DIRECTORY_GROUP, Directory, GatewayRecord, GatewayRole, LEVEL_HOLD_MS, ShardConfiguration, ShardMove,
 };
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::params::Parameters;
@@ -49,10 +49,23 @@ pub(super) fn summary(directory: &Directory) -> Value {
     let moves: Vec<_> = directory.moves().iter().map(|(shard, m)| under_way(*shard, m)).collect();
     json!({
         "slot": directory.slot(), "elapsed_ms": directory.elapsed().0, "level": directory.level(),
+        "next_level": next_level(directory),
         "paused": directory.is_paused(), "rate_bytes_per_s": directory.rate_bytes_per_s(),
         "group_count": directory.configurations().count(), "misplaced_count": directory.misplaced().count(),
         "moves": moves,
     })
+}
+
+/// The highest level above the site's that any gateway understands, the gateways that don't yet, and how long after the
+/// directory's elapsed time it begins if all do.
+fn next_level(directory: &Directory) -> Option<Value> {
+    let highest =
+        directory.gateways().map(|(_, g)| g.level).max().filter(|level| *level > directory.level())?;
+    let behind = directory.gateways().filter(|(_, g)| g.level < highest);
+    let behind: Vec<_> = behind.map(|(id, _)| id.0).collect();
+    let begins = directory.next_level().filter(|(level, _)| *level == highest);
+    let begins_in_ms = begins.map(|(_, since)| since.plus(LEVEL_HOLD_MS).since(directory.elapsed()));
+    Some(json!({ "level": highest, "waits_for": behind, "begins_in_ms": begins_in_ms }))
 }
 
 fn group(directory: &Directory, shard: ShardId, configuration: &ShardConfiguration) -> Value {
@@ -117,7 +130,9 @@ fn gateway(directory: &Directory, id: GatewayId, record: &GatewayRecord) -> Valu
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use selvedge_fabric::directory::{DirectoryCommand, DirectoryOutcome, FirstGateway, Genesis};
+    use selvedge_fabric::directory::{
+        Announcement, DirectoryCommand, DirectoryOutcome, FirstGateway, GatewayAddresses, GatewayKey, Genesis,
+    };
     use selvedge_types::time::ElapsedMs;
 
     /// The directory of a site with gateways 1 to `gateways`, after these commands.
@@ -136,10 +151,30 @@ pub(super) mod tests {
     fn a_site_at_rest_has_nothing_misplaced() {
         let said = summary(&directory(3, &[]));
         let wanted = json!({
-            "slot": 0, "elapsed_ms": 0, "level": 1, "paused": false, "rate_bytes_per_s": 4_194_304,
-            "group_count": 5, "misplaced_count": 0, "moves": [],
+            "slot": 0, "elapsed_ms": 0, "level": 1, "next_level": null, "paused": false,
+            "rate_bytes_per_s": 4_194_304, "group_count": 5, "misplaced_count": 0, "moves": [],
         });
         assert_eq!(said, wanted);
+    }
+
+    #[test]
+    fn a_level_waits_for_gateways_and_then_for_its_time() {
+        let announce = |n: u16| {
+            DirectoryCommand::Announce(Box::new(Announcement {
+                gateway: GatewayId(n),
+                incarnation: u128::from(n),
+                key: GatewayKey([n as u8; 32]),
+                addresses: GatewayAddresses { peer: "box:7081".into(), ..GatewayAddresses::default() },
+                zone: None,
+                level: 2,
+            }))
+        };
+        let some = directory(3, &[announce(1), announce(3)]);
+        let waits = json!({ "level": 2, "waits_for": [2], "begins_in_ms": null });
+        assert_eq!(summary(&some)["next_level"], waits);
+        let all = directory(3, &[announce(1), announce(3), announce(2), DirectoryCommand::Elapsed]);
+        let begins = json!({ "level": 2, "waits_for": [], "begins_in_ms": LEVEL_HOLD_MS - 1_000 });
+        assert_eq!(summary(&all)["next_level"], begins);
     }
 
     #[test]
