@@ -34,6 +34,8 @@ struct AdmissionFile {
 #[derive(Serialize, Deserialize)]
 struct AdmittedEntry {
     gateway: u16,
+    #[serde(default)]
+    witness: bool,
     shards: u16,
     replicas: usize,
     first: Vec<FirstEntry>,
@@ -106,8 +108,8 @@ impl NewBox {
     /// # Errors
     /// When it can't be written.
     pub fn admitted(self, site: &SiteId, answer: JoinAnswer) -> Result<KeptAdmission, IdentityError> {
-        let JoinAnswer { gateway, genesis, peers } = answer;
-        let admission = KeptAdmission { gateway, genesis, peers: peers.into_iter().collect() };
+        let JoinAnswer { gateway, is_witness, genesis, peers } = answer;
+        let admission = KeptAdmission { gateway, is_witness, genesis, peers: peers.into_iter().collect() };
         let file = AdmissionFile {
             format: IDENTITY_VERSION,
             incarnation: self.incarnation.to_string(),
@@ -124,6 +126,8 @@ impl NewBox {
 pub struct KeptAdmission {
     /// The gateway's number, for good.
     pub gateway: GatewayId,
+    /// Whether the gateway is a witness, for good.
+    pub is_witness: bool,
     /// How the site began.
     pub genesis: Genesis,
     /// The gateways that the site had then.
@@ -159,7 +163,7 @@ impl KeptAdmission {
         };
         genesis.ring().map_err(|e| wrong(&e.to_string()))?;
         let peers = entry.peers.into_iter().map(known).collect::<Result<_, IdentityError>>()?;
-        Ok(Self { gateway: GatewayId(entry.gateway), genesis, peers })
+        Ok(Self { gateway: GatewayId(entry.gateway), is_witness: entry.witness, genesis, peers })
     }
 
     /// The facts that the folder's identity must have.
@@ -177,6 +181,7 @@ impl KeptAdmission {
         let first = |g: &FirstGateway| FirstEntry { id: g.id.0, weight: g.weight, peer: g.peer.clone() };
         AdmittedEntry {
             gateway: self.gateway.0,
+            witness: self.is_witness,
             shards: self.genesis.shards,
             replicas: self.genesis.replicas,
             first: self.genesis.gateways.iter().map(first).collect(),
@@ -203,6 +208,7 @@ mod tests {
         };
         JoinAnswer {
             gateway: GatewayId(6),
+            is_witness: true,
             genesis: Genesis { shards: 8, replicas: 3, gateways: [1, 2, 3].map(first).into() },
             peers: vec![(GatewayId(3), known), (GatewayId(5), KnownPeer::at("box-5:7081".into()))],
         }

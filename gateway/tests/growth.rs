@@ -31,15 +31,19 @@ const DIRECTORY: u16 = u16::MAX;
 /// The bytes in front of the marks in a gateway's file of them, and of each mark.
 const MARKS_AT: usize = 68;
 const MARK_BYTES: usize = 7;
+/// A base names a slot and a configuration; a file has a head in front of it.
+const MAX_BASE_FILE_BYTES: u64 = 300;
 
 /// Publishes payloads that are no readings, which go into the quarantines of their clients' shards.
-fn publish_bulk(plan: &Plan) {
+fn publish_bulk(plan: &Plan, at: &[usize]) {
     let payload = "?".repeat(BULK_BYTES);
     let publish = |client: usize| {
         let mut publisher = Publisher::new(format!("bulk-{client}"));
         for n in 0..BULK_PUBLISHES {
             until("a large publish is acknowledged", || {
-                publisher.publish(plan.mqtt[n % 5], &format!("d/bulk-{client}/x"), &payload).is_ok()
+                publisher
+                    .publish(plan.mqtt[at[n % at.len()]], &format!("d/bulk-{client}/x"), &payload)
+                    .is_ok()
             });
         }
     };
@@ -62,6 +66,38 @@ fn shards_with_files(data: &Path) -> Vec<u16> {
     let mut shards: Vec<u16> = snapshots.chain(batches.filter_map(|name| group(name))).collect();
     shards.retain(|shard| *shard != DIRECTORY);
     shards
+}
+
+/// Checks that a witness's data folder holds no state of a shard: for each at most a base, and no contents of batches.
+fn holds_no_state(data: &Path) {
+    let entries = |path: &Path| std::fs::read_dir(path).into_iter().flatten().flatten().collect::<Vec<_>>();
+    let mut bases = 0;
+    for file in entries(&data.join("snapshots")) {
+        let name = file.file_name().into_string().unwrap();
+        if !name.starts_with(&format!("snapshot-{DIRECTORY:04x}")) && !name.ends_with(".tmp") {
+            let bytes = file.metadata().map_or(0, |found| found.len());
+            assert!(bytes <= MAX_BASE_FILE_BYTES, "{name} has {bytes} bytes");
+            bases += 1;
+        }
+    }
+    assert!(bases > 0, "a witness writes a base for each shard");
+    let of_shards = |name: &str| name != format!("{DIRECTORY:04x}");
+    for folder in
+        entries(&data.join("batches")).iter().filter(|f| of_shards(&f.file_name().to_string_lossy()))
+    {
+        assert_eq!(entries(&folder.path()).len(), 0, "{:?} holds contents of batches", folder.path());
+    }
+}
+
+/// The bytes of all files in a folder.
+fn bytes_of(path: &Path) -> u64 {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let bytes = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(found) if found.is_dir() => bytes_of(&entry.path()),
+        Ok(found) => found.len(),
+        Err(_) => 0,
+    };
+    entries.map(bytes).sum()
 }
 
 /// The shards that a data folder's marks name: those with a replica, and those whose replica was given up.
@@ -191,6 +227,43 @@ fn two_boxes_and_a_witness_survive_the_loss_of_any_one() {
         publishing.join().unwrap()
     });
     counted(&plan, &[0, 1], &published);
+    holds_no_state(&plan.data(2));
+}
+
+/// One of two full gateways is away while the other one and a witness go on. Then the other is lost with its disk. The
+/// first comes back, gets from the witness what it lacks, and leads.
+#[test]
+fn a_gateway_that_was_away_when_the_other_was_lost_gets_from_the_witness_what_was_acknowledged() {
+    let plan = Plan::growing(2, 3);
+    // Small logs, so that there are snapshots, and what was taken in meanwhile leaves the log of the other gateway.
+    let start = |i| Some(plan.started_with(i, &["log.max_segments=3"]));
+    let mut running: Vec<_> = (0..2).map(start).collect();
+    until("the directory has begun", || plan.json(0, "/v1/directory")["gateways"].is_array());
+    invite(&plan, 0, 2, &json!({ "witness": true }));
+    running.push(start(2));
+    until("the witness votes everywhere", || {
+        let witness = record(&plan, 0, 3);
+        witness["role"] == "witness" && witness["replicas"] == 9 && is_settled(&plan, 0)
+    });
+
+    running[1] = None;
+    let stop = AtomicBool::new(false);
+    let published = std::thread::scope(|scope| {
+        let publishing = scope.spawn(|| publish_all(&plan, &[0], &stop));
+        publish_bulk(&plan, &[0]);
+        stop.store(true, Ordering::Relaxed);
+        publishing.join().unwrap()
+    });
+    until("a full gateway has snapshots", || !shards_with_files(&plan.data(0)).is_empty());
+    let (full, witness) = (bytes_of(&plan.data(0)), bytes_of(&plan.data(2)));
+    println!("bytes on disk while one is away: a full gateway {full}, the witness {witness}");
+    holds_no_state(&plan.data(2));
+    (running[0], running[2]) = (None, None);
+    std::fs::remove_dir_all(plan.data(0)).unwrap();
+    running[2] = start(2);
+    running[1] = start(1);
+    counted(&plan, &[1], &published);
+    holds_no_state(&plan.data(2));
 }
 
 #[test]
@@ -202,7 +275,7 @@ fn a_gateway_is_emptied_and_removed_and_a_dead_one_is_removed_and_nothing_is_los
     until("all gateways are ready", || (0..5).all(|i| plan.is_ready(i)));
     until("the directory has begun", || plan.json(0, "/v1/directory")["gateways"].is_array());
 
-    publish_bulk(&plan);
+    publish_bulk(&plan, &[0, 1, 2, 3, 4]);
     let emptied = plan.path().join("data-1");
     until("gateway 2 has snapshots", || !shards_with_files(&emptied).is_empty());
 

@@ -104,7 +104,7 @@ fn answer(key: GatewayKey) -> JoinAnswer {
     let first = FirstGateway { id: id(1), weight: 1, peer: "box-1:7081".into() };
     let known = KnownPeer { address: "box-9:7081".into(), key: Some(key), incarnation: None };
     let genesis = Genesis { shards: 8, replicas: 3, gateways: vec![first] };
-    JoinAnswer { gateway: id(9), genesis, peers: vec![(id(9), known)] }
+    JoinAnswer { gateway: id(9), is_witness: false, genesis, peers: vec![(id(9), known)] }
 }
 
 struct Gateway {

@@ -140,9 +140,13 @@ pub enum ReconfigureRefused {
     /// The order names the present members, in the present order, and the present witnesses.
     #[error("the order changes nothing")]
     NothingChanges,
-    /// The order changes more than one replica. Each one that moves or changes its role counts.
+    /// The order changes more than one replica.
     #[error("the order changes more than one replica; change one at a time")]
     SeveralChange,
+    /// The order makes a witness a full member, or a full member a witness. A gateway has its role for good, because a
+    /// witness has no state that it could go on with.
+    #[error("the order changes the role of {0}, which it has for good; admit a new gateway in its place")]
+    ChangesRole(GatewayId),
     /// The members or witnesses contradict each other, or there are too many.
     #[error("no configuration can have these members: {0}")]
     BadMembers(&'static str),
@@ -218,11 +222,12 @@ impl Configuration {
         let mut added = stop.members.iter().filter(|m| !self.has_member(**m));
         let removed = self.members.iter().filter(|m| !stop.members.contains(m)).count();
         let newcomer = added.next().copied();
-        let is_witness = |m: &GatewayId| (self.witnesses.contains(m), stop.witnesses.contains(m));
         let stays = |m: &&GatewayId| self.has_member(**m);
-        let roles = stop.members.iter().filter(stays).map(is_witness).filter(|(was, is)| was != is).count();
-        let moved = usize::from(newcomer.is_some() || removed > 0);
-        if added.next().is_some() || removed > 1 || moved + roles > 1 {
+        let changes = |m: &&GatewayId| self.witnesses.contains(m) != stop.witnesses.contains(m);
+        if let Some(gateway) = stop.members.iter().filter(stays).find(changes) {
+            return Err(ReconfigureRefused::ChangesRole(*gateway));
+        }
+        if added.next().is_some() || removed > 1 {
             return Err(ReconfigureRefused::SeveralChange);
         }
         Ok(newcomer)
@@ -354,15 +359,14 @@ mod tests {
         assert_eq!(check(stop(&[1, 4, 3], &[3])), Ok(Some(GatewayId(4))), "one is replaced");
         assert_eq!(check(stop(&[1, 2, 4], &[4])), Ok(Some(GatewayId(4))), "the witness is replaced");
         assert_eq!(check(stop(&[2, 1, 3], &[3])), Ok(None), "only the preferred leader changes");
-        assert_eq!(check(stop(&[1, 2, 3], &[])), Ok(None), "a witness may lead from now on");
+        assert_eq!(
+            check(stop(&[1, 2, 3], &[])),
+            Err(Refused::ChangesRole(GatewayId(3))),
+            "a witness stays one"
+        );
+        assert_eq!(check(stop(&[1, 2, 3], &[2, 3])), Err(Refused::ChangesRole(GatewayId(2))));
         assert_eq!(check(stop(&[1, 2, 3], &[3])), Err(Refused::NothingChanges));
-        for (members, witnesses) in [
-            (&[1, 4, 5][..], &[][..]),
-            (&[1], &[]),
-            (&[1, 2, 3, 4], &[]),
-            (&[1, 2, 3], &[2]),
-            (&[1, 2, 3, 4, 5], &[3]),
-        ] {
+        for (members, witnesses) in [(&[1, 4, 5][..], &[][..]), (&[1], &[]), (&[1, 2, 3, 4, 5], &[3])] {
             assert_eq!(check(stop(members, witnesses)), Err(Refused::SeveralChange), "{members:?}");
         }
         for (members, witnesses) in [

@@ -1,5 +1,6 @@
 //! The messages between gateways of one site: the content of a link's frames.
 
+use crate::configuration::Configuration;
 use crate::machine::{
     BatchVerdict, DeviceInfo, Origin, Page, QuarantineEntry, QuarantineStats, Query, Scanned, StreamInfo,
 };
@@ -384,6 +385,15 @@ pub enum TransferMessage {
         /// The last slot that the snapshot covers.
         slot: u64,
     },
+    /// A witness asks the leader up to which slot it may drop entries.
+    FetchBase,
+    /// The answer to [`TransferMessage::FetchBase`]: every full member of the sender's configuration has everything up
+    /// to this slot on disk. So a witness may drop those entries, and go on behind the slot if it lacks them.
+    Base {
+        slot: u64,
+        /// The sender's configuration, which begins at or below the slot; none if it is the first.
+        configuration: Option<Configuration>,
+    },
     /// The sender asks for the content of an uplink batch, which a snapshot only lists.
     FetchBatch { seq: u64 },
     /// The content of an uplink batch.
@@ -431,7 +441,7 @@ pub enum ForwardAnswer {
 pub enum BusyReason {
     /// Proposals that are not yet applied fill the group's window.
     Window,
-    /// The leader's disk has no room.
+    /// The leader's disk has no room, or that of a witness without which there is no majority.
     Disk,
     /// The outbox has reached its budget.
     Outbox,

@@ -475,7 +475,7 @@ impl Replica {
                     let lists = outbox.kept + 1..=outbox.last;
                     StoreWork::Encode(Encoding { shard, slot, machine, lists, except })
                 }
-                SnapshotState::Fetched(bytes) => {
+                SnapshotState::Ready(bytes) => {
                     StoreWork::Snapshot { shard, slot, bytes, lists: None, except }
                 }
             });

@@ -58,8 +58,8 @@
 
 use crate::configuration::{Configuration, MAX_LEARNER_LAG_SLOTS, Stop};
 use crate::directory::{
-    Announcement, DIRECTORY_GROUP, Directory, DirectoryCommand, DirectoryItem, DirectoryStep, GatewayRole,
-    GatewayState, Genesis, Seen, SeenGateway, SeenLearner, ShardConfiguration, SiteRecovery, in_order, plan,
+    Announcement, DIRECTORY_GROUP, Directory, DirectoryCommand, DirectoryItem, DirectoryStep, GatewayRecord,
+    GatewayRole, GatewayState, Genesis, Seen, SeenGateway, SeenLearner, ShardConfiguration, SiteRecovery, in_order, plan,
 };
 use crate::link::KnownPeer;
 use crate::ring::ReplicaSet;
@@ -231,7 +231,9 @@ impl Steward {
             self.removed.clone_from(&removed);
             self.out.push(StewardEffect::Removed(removed));
         }
-        let draining = directory.gateways().filter(|(_, g)| g.state == GatewayState::Draining);
+        // A witness leads nothing and has no devices to lose.
+        let is_emptied = |g: &GatewayRecord| g.state == GatewayState::Draining && g.role == GatewayRole::Full;
+        let draining = directory.gateways().filter(|(_, g)| is_emptied(g));
         let draining: Vec<_> = draining.map(|(id, _)| id).collect();
         if draining != self.draining {
             self.draining.clone_from(&draining);

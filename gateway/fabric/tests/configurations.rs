@@ -281,7 +281,7 @@ impl Site {
             if let Some((slot, state)) = effects.snapshot {
                 let bytes = match state {
                     SnapshotState::Lent(machine) => machine.snapshot(),
-                    SnapshotState::Fetched(bytes) => bytes,
+                    SnapshotState::Ready(bytes) => bytes,
                 };
                 gateway.snapshot = Some((slot, bytes));
                 gateway.core.step(now, ShardEvent::SnapshotSaved { slot, saved: true });

@@ -311,6 +311,21 @@ impl Log {
         }
     }
 
+    /// Length of a segment that is made now, in bytes.
+    pub fn segment_bytes(&self) -> u64 {
+        self.settings.segment_bytes
+    }
+
+    /// Bytes that further segments may claim, as long as nothing else fills the disk.
+    ///
+    /// # Errors
+    /// [`LogError::Io`] when the disk does not say how much is free.
+    pub fn free_bytes(&self) -> Result<u64, LogError> {
+        let free = self.disk.free_bytes();
+        let free = free.map_err(|e| LogError::io("looking for room in", &self.disk.describe(""), e))?;
+        Ok(free.saturating_sub(self.settings.keep_free_bytes))
+    }
+
     /// Notes that a durable snapshot of the group covers everything below `slot`. It takes effect with [`Log::trim`],
     /// is forgotten at a restart, and never moves back.
     pub fn keep_from(&mut self, group: u16, slot: u64) {

@@ -108,6 +108,21 @@ impl SnapshotStore {
         Ok(Some((slot, bytes)))
     }
 
+    /// Like [`SnapshotStore::load_newest`], but `None` if the snapshot has more bytes than this.
+    ///
+    /// # Errors
+    /// Those of [`SnapshotStore::load_newest`].
+    pub fn load_short(&self, group: u16, most_bytes: u64) -> Result<Option<(u64, Vec<u8>)>, LogError> {
+        let Some(slot) = self.newest(group)? else { return Ok(None) };
+        let name = name_of(group, slot);
+        let length = self.disk.open(&name).and_then(|file| file.length());
+        let length = length.map_err(|e| LogError::io("reading", &self.disk.describe(&name), e))?;
+        if length > HEAD_BYTES as u64 + most_bytes {
+            return Ok(None);
+        }
+        self.load_newest(group)
+    }
+
     /// The slot of the newest snapshot of a group, without reading it.
     ///
     /// # Errors

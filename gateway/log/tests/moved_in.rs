@@ -43,6 +43,7 @@ fn settings() -> ReplicaSettings {
         outbox_budget_bytes: 1 << 20,
         incarnation: 1,
         shelf_bytes: 1 << 10,
+        is_witness: false,
     }
 }
 

@@ -87,6 +87,11 @@ impl Acceptor {
         self.stop.filter(|stop| *stop <= self.commit)
     }
 
+    /// The highest commit index in a record that was taken.
+    pub fn recorded_commit(&self) -> Slot {
+        self.recorded_commit
+    }
+
     /// The entries in memory.
     pub fn log(&self) -> &Log {
         &self.log

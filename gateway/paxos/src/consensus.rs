@@ -347,6 +347,25 @@ impl Consensus {
         follower.is_some_and(|f| f.undamaged)
     }
 
+    /// While this replica leads: the slot up to which every member that is no witness has everything on disk, as far
+    /// as they have said so. `None` if one of them has not answered yet, or lost records and is not repaired. What lies
+    /// at or below this slot no witness need keep.
+    pub fn floor(&self) -> Option<Slot> {
+        let State::Leading(leader) = &self.state else { return None };
+        let full = self.others().filter(|rank| self.may_lead.contains(*rank));
+        let floor = leader.floor(full)?.min(self.acceptor.commit());
+        if canary::makes(Canary::WitnessTrimsTooEarly) {
+            return Some(self.acceptor.commit());
+        }
+        Some(floor).filter(|floor| *floor > 0)
+    }
+
+    /// The commit index as the records given to the host so far state it. A restart finds no lower one, and the log
+    /// shows that the slots up to it are chosen.
+    pub fn recorded_commit(&self) -> Slot {
+        self.acceptor.recorded_commit()
+    }
+
     /// The configuration that the group was set up with, and its present learners.
     pub fn config(&self) -> &GroupConfig {
         &self.config
@@ -367,7 +386,11 @@ impl Consensus {
 
     /// Whether this replica campaigns at all: it is neither a learner nor a witness, and its configuration goes on.
     pub(super) fn may_campaign(&self) -> bool {
-        self.may_lead.contains(self.me) && self.stopped().is_none()
+        let may_lead = match canary::makes(Canary::WitnessLeads) {
+            true => self.members().contains(self.me),
+            false => self.may_lead.contains(self.me),
+        };
+        may_lead && self.stopped().is_none()
     }
 
     /// The number of members that make a majority.

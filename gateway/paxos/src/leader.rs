@@ -45,6 +45,8 @@ pub(super) struct Progress {
     pub matched: Slot,
     /// The follower has said, since it was last seen to start, that it has lost no records.
     pub undamaged: bool,
+    /// The follower is a member and lost records: it may lack what it once had.
+    pub lost_records: bool,
     /// The next slot to send.
     next: Slot,
     /// Where sending began again after a loss.
@@ -137,6 +139,17 @@ impl Leader {
         self.own
     }
 
+    /// The slot up to which this replica and these followers have everything on disk. `None` if one of them lost
+    /// records, or while the leader's first entry is not on its own disk.
+    pub fn floor(&self, followers: impl Iterator<Item = usize>) -> Option<Slot> {
+        let mut floor = Some(self.own).filter(|own| *own >= self.start)?;
+        for rank in followers {
+            let follower = self.followers.get(rank).filter(|f| !f.lost_records)?;
+            floor = floor.min(follower.matched);
+        }
+        Some(floor)
+    }
+
     /// The last slot that a quorum has voted for in this ballot. The leader's own vote counts only as far as it is
     /// on disk.
     pub fn chosen(&self, me: usize, members: usize) -> Slot {
@@ -198,6 +211,7 @@ impl Progress {
         self.unanswered = 0;
         self.resend_at_ms = None;
         self.matched = self.matched.max(upto);
+        self.lost_records = !vote;
         if vote {
             self.voted = self.voted.max(upto);
         }

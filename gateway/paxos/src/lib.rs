@@ -143,6 +143,9 @@
 //! **Witnesses** are members that vote and keep entries but never lead. They hand their entries to a candidate in their
 //! promises, like every member. If a candidate needs entries that have left the memory of a witness, the witness can't
 //! lead in its place. It asks its host to help instead ([`PaxosEffects::behind`]); so does a replica that has stopped.
+//! The host gives the candidate the chosen values from its log on disk ([`Event::Learned`]), and the candidate tries
+//! again. A leader knows up to which slot all other members have everything on disk ([`Consensus::floor`]): only that may
+//! the host of a witness drop. Everything above it, a full member may still have to get from the witness.
 //!
 //! **Reads at the end.** A leader that proposed the stop itself serves the reads that arrived before it knew the stop
 //! to be chosen. No other replica can know that earlier, except from a leader of a higher ballot, which the round of
@@ -213,7 +216,8 @@
 //! on disk, or damaged, it can't campaign; witnesses and learners never do). A replica that others believe to lead in b has promised at least b. So
 //! a chain of mistaken beliefs climbs through ballots. It ends at a replica that leads, and probes a replica that
 //! asks, or at one that knows no leader and says so. Of two replicas, at most one has trimmed entries that the
-//! other lacks, so there is always one that can lead.
+//! other lacks, so there is always one that can lead. If that one is a witness, it does not lead: its host brings the
+//! other up to date first.
 //!
 //! # Limits and what is left out
 //!

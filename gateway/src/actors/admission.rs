@@ -8,7 +8,9 @@ use crate::actors::ways::Ways;
 use crate::identity::bytes;
 use actix::{Actor, Context, Handler, ResponseFuture};
 use ring::digest::{SHA256, digest};
-use selvedge_fabric::directory::{DirectoryCommand, DirectoryOutcome, Genesis, JoinRequest, TokenHash};
+use selvedge_fabric::directory::{
+    DirectoryCommand, DirectoryOutcome, GatewayRole, Genesis, JoinRequest, TokenHash,
+};
 use selvedge_fabric::link::{JOIN_WAIT_MS, JoinAnswer, JoinToken, KnownPeer};
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,8 +89,10 @@ impl Handler<AskToJoin> for AdmissionActor {
             };
             let others = directory.gateways().filter(|(id, _)| *id != gateway);
             let peers = others.map(|(id, record)| (id, KnownPeer::of(record))).collect();
-            tracing::info!(%gateway, "a new gateway was admitted to this site");
-            JoinDecision::Admitted(Box::new(JoinAnswer { gateway, genesis, peers }))
+            let role = directory.gateway(gateway).map(|record| record.role);
+            let is_witness = role == Some(GatewayRole::Witness);
+            tracing::info!(%gateway, is_witness, "a new gateway was admitted to this site");
+            JoinDecision::Admitted(Box::new(JoinAnswer { gateway, is_witness, genesis, peers }))
         })
     }
 }

@@ -219,6 +219,7 @@ mod tests {
             outbox_budget_bytes: 1 << 20,
             incarnation: 1,
             shelf_bytes: 1 << 10,
+            is_witness: false,
         };
         ReplicaHost {
             me: ME,

@@ -217,6 +217,8 @@ async fn metrics_page(api: web::Data<Api>) -> String {
     api.links.set_metrics();
     gauge("selvedge_log_room", f64::from(u8::from(log.room)));
     gauge("selvedge_log_segments", log.segments as f64);
+    gauge("selvedge_log_overlong_bytes", log.overlong_bytes as f64);
+    gauge("selvedge_log_room_hours", log.room_for_hours.map_or(f64::INFINITY, |hours| hours as f64));
     fullness::set_gauges(&reports);
     gauge("selvedge_publishes_held_bytes", api.overview.front.held_bytes() as f64);
     gauge("selvedge_clock_sure", f64::from(u8::from(api.overview.clock.now().sure)));

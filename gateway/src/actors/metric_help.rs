@@ -111,6 +111,11 @@ fn describe_links() {
 fn describe_disk_and_clock() {
     describe_gauge!("selvedge_log_room", "1 while the log has room on disk");
     describe_gauge!("selvedge_log_segments", "Segments of the log");
+    describe_gauge!("selvedge_log_overlong_bytes", "Bytes of log beyond log.max_segments");
+    describe_gauge!(
+        "selvedge_log_room_hours",
+        "For how many hours an overlong log has room at its rate; +Inf if it is not overlong"
+    );
     describe_counter!("selvedge_scrubbed_bytes_total", "Bytes read again by the scrubber");
     describe_counter!("selvedge_scrub_faults_total", "Rotten files that the scrubber found, by kind");
     describe_counter!("selvedge_scrub_mended_total", "Rotten files that are whole again, by kind");

@@ -184,7 +184,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
     let dir = &settings.gateway.data_dir;
     private::own_folder(dir).map_err(|error| StartError::File { path: dir.clone(), error })?;
     let psk = LinkKey::new(link_psk(&secret, &site));
-    let Belonging { me, genesis, mut peers, addresses, reached_at } =
+    let Belonging { me, is_witness, genesis, mut peers, addresses, reached_at } =
         belong(&settings, &site, entry, &psk).await?;
     let membership = membership_hash(&site, &genesis);
     let found = Identity::find(dir, &Expected { site: site.clone(), gateway: me, membership })?;
@@ -207,6 +207,7 @@ pub async fn run(checked: Checked) -> Result<(), StartError> {
         outbox_budget_bytes: settings.uplink.outbox_budget_mib * 1024 * 1024,
         incarnation: u128::from_le_bytes(selvedge_seal::random()?),
         shelf_bytes: SHELF_BYTES,
+        is_witness,
     };
     let mut groups = read.shards(me, &ring)?;
     if ring.replicas(DIRECTORY_GROUP).contains(&me) {
@@ -528,6 +529,7 @@ fn ways_of(replica: &Addr<ShardActor>) -> ReplicaWays {
 /// What a gateway knows of its place in the site when it starts.
 struct Belonging {
     me: GatewayId,
+    is_witness: bool,
     /// How the site began.
     genesis: Genesis,
     /// The gateways to have links with until there is a copy of the directory.
@@ -558,7 +560,7 @@ async fn belong(
             let advertised = settings.peer.advertise.clone();
             let reached_at = if advertised.is_empty() { own } else { advertised };
             let peers = addresses.iter().map(|(peer, at)| (*peer, KnownPeer::at(at.clone()))).collect();
-            return Ok(Belonging { me, genesis, peers, addresses, reached_at });
+            return Ok(Belonging { me, is_witness: false, genesis, peers, addresses, reached_at });
         }
         SiteEntry::Joins { seeds, address } => (seeds, address),
     };
@@ -581,11 +583,11 @@ async fn belong(
         tracing::info!(gateway = %answer.gateway, "the site has admitted this gateway");
         candidate.admitted(site, answer)?
     };
-    let KeptAdmission { gateway: me, genesis, peers } = admission;
+    let KeptAdmission { gateway: me, is_witness, genesis, peers } = admission;
     if let Some(why) = settings.site.contradicts(&genesis) {
         tracing::warn!("{why}");
     }
-    Ok(Belonging { me, genesis, peers, addresses: BTreeMap::new(), reached_at })
+    Ok(Belonging { me, is_witness, genesis, peers, addresses: BTreeMap::new(), reached_at })
 }
 
 fn zone(settings: &Settings) -> Option<String> {

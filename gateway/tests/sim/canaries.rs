@@ -16,6 +16,9 @@ fn plan(canary: Canary, seed: u64) -> Plan {
     if Canary::OF_DETOURS.contains(&canary) {
         return Plan::apart(seed, 3);
     }
+    if Canary::OF_WITNESSES.contains(&canary) {
+        return Plan::witness(seed);
+    }
     let plan = Plan::new(seed, sizes[(seed % 5) as usize]);
     // Catching up is hard only under load.
     if canary == Canary::TransferReplaced { plan.heavy() } else { plan }
@@ -45,7 +48,11 @@ fn hunt(canary: Canary, seeds: impl IntoIterator<Item = u64>) -> Option<(u64, St
 
 /// All that the simulation must find.
 pub fn all() -> impl Iterator<Item = Canary> {
-    Canary::OF_SITES.into_iter().chain(Canary::OF_DETOURS).chain(Canary::OF_GROWTH)
+    Canary::OF_SITES
+        .into_iter()
+        .chain(Canary::OF_DETOURS)
+        .chain(Canary::OF_GROWTH)
+        .chain(Canary::OF_WITNESSES)
 }
 
 /// Hunts a quarter of the canaries, so that the quarters run in parallel.

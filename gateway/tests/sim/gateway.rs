@@ -86,6 +86,8 @@ pub struct Place {
     pub off: bool,
     /// Whether the box was lost or removed for good. It may still run for a while after a removal.
     pub gone: bool,
+    /// Whether it is a witness.
+    pub is_witness: bool,
     /// The random number of its data folder.
     pub incarnation: u128,
     /// The gateways that its settings name.
@@ -184,6 +186,7 @@ impl Place {
             stood_since: None,
             off: false,
             gone: false,
+            is_witness: false,
             incarnation,
             peers,
             known: BTreeMap::new(),
@@ -212,7 +215,8 @@ impl Place {
             start << 20 | u64::from(me.0) << 10 | draws
         };
         let found = storage::read(self.disk.folders(), self.disk.settings(me))?;
-        let opened = open(found, me, common, &mut nonce)?;
+        let settings = replica_settings(common, self.is_witness);
+        let opened = open(found, me, common, &settings, &mut nonce)?;
         let replicas = opened.replicas;
         let lost = if std::mem::take(&mut self.lost_end) { Groups::all() } else { Groups::default() };
         super::invariants::corruption::started(me, &lost, &replicas);
@@ -223,10 +227,9 @@ impl Place {
             if (u64::from(me.0) + self.start).is_multiple_of(2) { 0 } else { forward::PIPELINE_BYTES };
         let mut opener = Opener::new();
         opener.add(&common.site, &common.secret);
-        let steward = common
-            .genesis
-            .as_ref()
-            .map(|genesis| StewardDesk::new(me, self.incarnation, genesis, common, &opened.marks, mono_ms));
+        let steward = common.genesis.as_ref().map(|genesis| {
+            StewardDesk::new(me, self.incarnation, genesis, &settings, common, &opened.marks, mono_ms)
+        });
         self.live = Some(Live {
             me,
             origin,
@@ -284,7 +287,7 @@ impl Place {
         let Some(disk) = self.disk.with_snapshot_of_another_release() else { return false };
         let before = disk.files();
         let opened = storage::read(disk.folders(), disk.settings(me))
-            .and_then(|found| open(found, me, common, &mut || 1));
+            .and_then(|found| open(found, me, common, &replica_settings(common, self.is_witness), &mut || 1));
         let refused = matches!(opened, Err(OpenError::Unreadable { .. }));
         assert!(refused, "{me} takes what another release wrote for damage");
         assert!(before == disk.files(), "{me} changed what another release wrote");
@@ -761,19 +764,21 @@ fn open(
     found: ReadStorage,
     me: GatewayId,
     common: &Common,
+    settings: &ReplicaSettings,
     nonce: &mut dyn FnMut() -> u64,
 ) -> Result<Opened, OpenError> {
     let mut shards = found.shards(me, &common.ring)?;
     shards.extend(common.genesis.as_ref().map(|_| DIRECTORY_GROUP));
-    found.open_shards(me, shards, &common.ring, &replica_settings(common), nonce)
+    found.open_shards(me, shards, &common.ring, settings, nonce)
 }
 
-fn replica_settings(common: &Common) -> ReplicaSettings {
+fn replica_settings(common: &Common, is_witness: bool) -> ReplicaSettings {
     ReplicaSettings {
         rules: common.rules.clone(),
         limits: common.limits.clone(),
         outbox_budget_bytes: OUTBOX_BUDGET_BYTES,
         incarnation: 1,
         shelf_bytes: SHELF_BYTES,
+        is_witness,
     }
 }

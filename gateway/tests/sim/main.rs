@@ -51,7 +51,8 @@
 //! ```
 //!
 //! `SELVEDGE_CANARY=CommitPastPrefix` makes a known mistake in a replay. `SELVEDGE_GATEWAYS=5` sets the size for a
-//! replay or a budget, and `SELVEDGE_GROWTH=1` chooses sites whose members change; otherwise a budget cycles through 1,
+//! replay or a budget, `SELVEDGE_GROWTH=1` chooses sites whose members change, and `SELVEDGE_WITNESS=1` those with a
+//! witness; otherwise a budget cycles through 1,
 //! 3, 5 and 9, and runs for each seed also a site whose members change. A failure is shrunk to the faults that it
 //! needs, and printed with the command that replays it.
 
@@ -104,6 +105,11 @@ fn a_site_of_nine_heals() {
 #[test]
 fn a_site_whose_members_change_heals() {
     search(&Sites::Growing, 0..40, Budget::Unbounded).expect_none();
+}
+
+#[test]
+fn two_gateways_and_a_witness_heal_and_lose_one_while_the_other_is_away() {
+    search(&Sites::Witness, 0..24, Budget::Unbounded).expect_none();
 }
 
 #[test]

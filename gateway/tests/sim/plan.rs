@@ -34,6 +34,9 @@ const THIRST_SALT: u64 = 0x7468_6972_7374;
 /// The same for the runs in which the members of the site change.
 const GROWTH_SALT: u64 = 0x0067_726f_7774_6800;
 
+/// The same for the runs with a witness.
+const WITNESS_SALT: u64 = 0x7769_746e_6573;
+
 /// Small disturbances throughout a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Weather {
@@ -257,6 +260,8 @@ pub struct Plan {
     pub growth: bool,
     /// After the storm, the link between two gateways stays cut while the site serves.
     pub apart: bool,
+    /// The site has two full gateways and a witness, and loses one of the two for good while the other is away.
+    pub witness: bool,
     /// The faults, and when they begin.
     pub faults: Vec<(u64, Fault)>,
 }
@@ -304,6 +309,7 @@ impl Plan {
             thirsty: false,
             growth: false,
             apart: false,
+            witness: false,
             faults,
         };
         let plan = plan.with_long_cut();
@@ -402,6 +408,21 @@ impl Plan {
         }
     }
 
+    /// A run of two full gateways and a witness, which joins first.
+    pub fn witness(seed: u64) -> Self {
+        let mut r = Random::new(seed ^ WITNESS_SALT);
+        let plain = Self::growth(seed);
+        let fit = [0, 1, 3, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 17, 20, 21, 22];
+        let kinds: Vec<u64> = (0..2 + r.below(5)).map(|_| r.pick(&fit)).collect();
+        let mut faults = Vec::new();
+        for _ in 0..r.pick(&[0, 4, 8, 16]) {
+            let kind = r.pick(&kinds);
+            faults.push((r.below(STORM_MS), Self::fault(&mut r, 3, kind)));
+        }
+        faults.sort_by_key(|(at, _)| *at);
+        Self { gateways: 2, storm_ms: STORM_MS, witness: true, faults, ..plain }
+    }
+
     fn ambush(r: &mut Random) -> Fault {
         let step = r.pick(&[MoveStep::TakenOn, MoveStep::Teaching, MoveStep::StopProposed, MoveStep::Begun]);
         let (down_ms, for_ms) = (20 + r.below(1_500), r.pick(&[200, 700, 1_500, 4_000]));
@@ -441,6 +462,7 @@ impl Plan {
     /// The site, in words.
     pub fn site(&self) -> String {
         match self.growth {
+            true if self.witness => "two gateways and a witness".to_string(),
             true => format!("{} gateways that change", self.gateways),
             false => format!("{} gateways", self.gateways),
         }

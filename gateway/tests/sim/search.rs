@@ -53,6 +53,7 @@ impl Found {
                  --nocapture replay",
                 plan.seed,
                 match (plan.growth, plan.apart) {
+                    (true, _) if plan.witness => "SELVEDGE_WITNESS=1".to_string(),
                     (true, _) => "SELVEDGE_GROWTH=1".to_string(),
                     (false, true) => format!("SELVEDGE_APART=1 SELVEDGE_GATEWAYS={}", plan.gateways),
                     (false, false) => format!("SELVEDGE_GATEWAYS={}", plan.gateways),
@@ -133,12 +134,17 @@ pub enum Sites {
     OfSizes(Vec<u16>),
     /// Their members change.
     Growing,
-    /// For each seed one of both kinds.
+    /// Two full gateways and a witness.
+    Witness,
+    /// For each seed one of each kind.
     All,
 }
 
 impl Sites {
     pub fn from_environment() -> Self {
+        if number("SELVEDGE_WITNESS").is_some() {
+            return Self::Witness;
+        }
         match (number("SELVEDGE_GATEWAYS"), number("SELVEDGE_GROWTH")) {
             (Some(n), _) => Self::OfSizes(vec![n as u16]),
             (None, Some(_)) => Self::Growing,
@@ -150,9 +156,11 @@ impl Sites {
         match self {
             Self::OfSizes(sizes) => vec![Plan::new(seed, sizes[(seed % sizes.len() as u64) as usize])],
             Self::Growing => vec![Plan::growth(seed)],
-            Self::All => {
-                [Self::OfSizes(SIZES.to_vec()), Self::Growing].iter().flat_map(|s| s.plans(seed)).collect()
-            }
+            Self::Witness => vec![Plan::witness(seed)],
+            Self::All => [Self::OfSizes(SIZES.to_vec()), Self::Growing, Self::Witness]
+                .iter()
+                .flat_map(|s| s.plans(seed))
+                .collect(),
         }
     }
 }
@@ -222,9 +230,10 @@ pub fn survey(sites: &Sites, seeds: std::ops::Range<u64>) {
 
 /// Runs one seed and prints its trace.
 pub fn replay(seed: u64, gateways: u16) {
-    let plan = match number("SELVEDGE_GROWTH").is_some() {
-        true => Plan::growth(seed),
-        false => Plan::new(seed, gateways),
+    let plan = match (number("SELVEDGE_GROWTH"), number("SELVEDGE_WITNESS")) {
+        (_, Some(_)) => Plan::witness(seed),
+        (Some(_), _) => Plan::growth(seed),
+        _ => Plan::new(seed, gateways),
     };
     let plan = if number("SELVEDGE_HEAVY").is_some() { plan.heavy() } else { plan };
     let plan = if number("SELVEDGE_APART").is_some() { Plan::apart(seed, gateways) } else { plan };

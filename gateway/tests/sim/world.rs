@@ -7,7 +7,7 @@ use super::gateway::{Common, Ended, Live, Out, Place};
 use super::invariants::{
     self, agreement::Agreement, ballots::Ballots, catches_up::CatchesUp, configurations::Configurations,
     kept::Kept, lost::Lost, mended::Mended, progress::Progress, reads::Reads, seals::Seals, state::State,
-    wills::Wills,
+    wills::Wills, witness::Witness,
 };
 use super::net::{MAX_PACKETS, Net};
 use super::pipe::Piece;
@@ -35,6 +35,7 @@ mod ambush;
 mod apart;
 mod growth;
 mod peers;
+mod witness;
 
 use ambush::Ambushes;
 use apart::Apart;
@@ -247,6 +248,7 @@ pub struct World {
     seals: Seals,
     state: State,
     wills: Wills,
+    witnesses: Witness,
     last_query: u64,
     leaders: BTreeMap<ShardId, GatewayId>,
     tracing: bool,
@@ -263,7 +265,7 @@ impl World {
             false if plan.gateways > 3 => 6,
             false => 3,
         };
-        let replicas = 3.min(members.len());
+        let replicas = if plan.witness { 3 } else { 3.min(members.len()) };
         let first = |id: &GatewayId| FirstGateway { id: *id, weight: 1, peer: id.to_string() };
         let genesis = Genesis { shards, replicas, gateways: gateways.iter().map(first).collect() };
         let rule = |topic: &str, decoder| TopicRule { topic: topic.into(), decoder, ..TopicRule::default() };
@@ -323,7 +325,7 @@ impl World {
         };
         let place = |id: GatewayId| {
             let peers = gateways.iter().copied().filter(|peer| *peer != id).collect();
-            Place::new(id, u128::from(id.0), peers, plan.wide || plan.heavy)
+            Place::new(id, u128::from(id.0), peers, plan.wide || plan.heavy || plan.witness)
         };
         let devices = Devices::new(habits, &mut Random::new(plan.seed));
         let retires = plan.faults.iter().any(|(_, fault)| matches!(fault, Fault::Retire { .. }));
@@ -356,6 +358,7 @@ impl World {
             seals: Seals::default(),
             state: State::default(),
             wills: Wills::default(),
+            witnesses: Witness::default(),
             last_query: 0,
             leaders: BTreeMap::new(),
             tracing,
@@ -372,6 +375,9 @@ impl World {
     /// Runs the faults, then the calm; panics if an invariant does not hold.
     pub fn run(&mut self) {
         self.pass(1_500); // every process starts
+        if self.plan.witness {
+            self.begin_with_witness();
+        }
         let parts = if self.plan.heavy { STATE_BYTES / STATE_PART_BYTES } else { 0 };
         for _ in 0..parts {
             self.load(STATE_PART_BYTES);
@@ -396,7 +402,9 @@ impl World {
             for _ in 0..self.random.below(3) {
                 self.ask();
             }
-            self.load(LOAD_BYTES);
+            if self.plan.heavy {
+                self.load(LOAD_BYTES);
+            }
             self.noise();
             let next = faults.peek().map_or(u64::MAX, |(at, _)| (begin + at).saturating_sub(self.now));
             let step = 20 + self.random.below(160);
@@ -407,6 +415,9 @@ impl World {
         }
         if self.plan.apart {
             self.stay_apart();
+        }
+        if self.plan.witness {
+            self.last_of_two();
         }
         self.heal();
         self.tally.readings = self.devices.readings.len() as u64;
@@ -420,7 +431,7 @@ impl World {
 
     /// Publishes that hold no reading, this many bytes for each shard: the quarantine keeps them whole.
     fn load(&mut self, bytes: usize) {
-        if !self.plan.heavy {
+        if !self.plan.heavy && !self.plan.witness {
             return;
         }
         for shard in (0..self.common.ring.shards()).map(ShardId) {
@@ -574,7 +585,8 @@ impl World {
     fn quarantine(&self) -> BTreeMap<String, u64> {
         let mut latest = BTreeMap::new();
         for place in self.places.values() {
-            for (shard, replica) in place.live.iter().flat_map(|live| &live.replicas) {
+            let replicas = place.live.iter().flat_map(|live| &live.replicas);
+            for (shard, replica) in replicas.filter(|(_, r)| !r.core().is_witness()) {
                 let machine = replica.core().machine();
                 let known = latest.entry(*shard).or_insert(machine);
                 if known.slot() < machine.slot() {
@@ -993,7 +1005,7 @@ impl World {
     /// Only a minority may lose what was durable, and one replica at a time: the others must be there to repair it
     /// from.
     fn may_rot(&self, at: GatewayId) -> bool {
-        (!self.plan.growth || self.may_lose(at))
+        (!self.plan.growth || self.plan.witness || self.may_lose(at))
             && self.places.len() >= 3
             && self.places.iter().filter(|(id, _)| **id != at).all(|(id, place)| self.is_sound(*id, place))
     }
@@ -1248,6 +1260,7 @@ impl World {
             self.ballots.check(id, start, *shard, core);
             self.kept.check(id, *shard, core);
             self.lost.check(*shard, core, &self.places);
+            self.witnesses.check(id, *shard, core, &self.places);
             if digest {
                 self.state.check(id, start, *shard, core);
             }

@@ -111,6 +111,10 @@ pub enum Canary {
     /// A restart takes promises and votes of an earlier configuration for those of the present one, if their ballots
     /// are higher.
     OldPromiseReplaces,
+    /// A witness drops everything that is chosen, whatever the full members have.
+    WitnessTrimsTooEarly,
+    /// A witness campaigns and leads like a full member.
+    WitnessLeads,
 }
 
 impl Canary {
@@ -123,6 +127,9 @@ impl Canary {
         Self::OriginsForgotten,
         Self::IdUsedAgain,
     ];
+
+    /// Those that sites with a witness show.
+    pub const OF_WITNESSES: [Self; 2] = [Self::WitnessTrimsTooEarly, Self::WitnessLeads];
 
     /// Those that sites show whose members stay. [`Self::MajorityHeals`] takes too many elections of one group, here as
     /// there.

@@ -35,7 +35,7 @@ pub const PROTOCOL_OLDEST: u16 = 2;
 
 /// Format version of [`Greeting`] frames. It does not change: every release must be able to give every other one
 /// the reason for a refusal.
-pub const GREETING_VERSION: u8 = 1;
+pub const GREETING_VERSION: u8 = 2;
 
 /// The longest greeting, in bytes.
 pub const MAX_GREETING_BYTES: usize = 1024;

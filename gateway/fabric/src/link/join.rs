@@ -52,6 +52,8 @@ pub struct JoinQuestion {
 pub struct JoinAnswer {
     /// Its id, for good.
     pub gateway: GatewayId,
+    /// Whether it is a witness, for good.
+    pub is_witness: bool,
     /// How the site began.
     pub genesis: Genesis,
     /// The gateways that the site has now.
@@ -95,6 +97,7 @@ mod tests {
         };
         let answer = JoinAnswer {
             gateway: GatewayId(u16::MAX),
+            is_witness: true,
             genesis: Genesis { shards: u16::MAX, replicas: 5, gateways: ids().map(first).collect() },
             peers: ids().map(|id| (id, known.clone())).collect(),
         };

@@ -93,7 +93,7 @@ pub use query::{DEVICES_STREAMS, DeviceInfo, MAX_ANSWER_BYTES, MAX_ANSWER_ENTRIE
 pub use rules::{BadRule, CountingRules, Override};
 pub use scan::{MAX_SCAN_BYTES, MAX_SCAN_STREAMS, Scan, Scanned};
 pub use sessions::{MAX_CLIENT_BYTES, MAX_FILTER_BYTES, MAX_PUBLISHING_MS, MAX_WILL_BYTES, MAX_WILLS_BYTES};
-pub use snapshot::{NAMES_CONFIGURATION, RestoreError, SNAPSHOT_VERSION};
+pub use snapshot::{IS_BASE, MAX_BASE_BYTES, NAMES_CONFIGURATION, RestoreError, SNAPSHOT_VERSION};
 pub use submission::{Maker, NameRef, SUBMISSION_VERSION, Submission};
 pub use trust::{BELIEVED_AFTER_MS, MAX_LEAD_MS};
 pub use verdicts::MAX_INFLIGHT_BATCHES;
@@ -135,6 +135,8 @@ pub struct Machine {
     /// The rules in this gateway's settings, which may differ from those in force.
     wanted: Arc<CountingRules>,
 
+    /// Whether it holds no state, as on a witness: it only follows the slots and the configurations.
+    is_witness: bool,
     slot: u64,
     clocks: Clocks,
     level: u32,
@@ -157,6 +159,7 @@ impl Machine {
         Self {
             shard,
             wanted: rules,
+            is_witness: false,
             slot: 0,
             clocks: Clocks::default(),
             level: 1,
@@ -170,6 +173,26 @@ impl Machine {
                 ..Tables::default()
             },
         }
+    }
+
+    /// What a witness has in a machine's place: it applies no command and holds no state. It only follows the slots,
+    /// for the sake of stops, so it knows the present configuration.
+    pub fn witness(shard: ShardId, slot: u64, configuration: Option<Configuration>) -> Self {
+        let empty = Self::new(shard, Arc::default());
+        Self { is_witness: true, slot, configuration, ..empty }
+    }
+
+    /// Whether this is a witness's, which holds no state ([`Machine::witness`]).
+    pub fn is_witness(&self) -> bool {
+        self.is_witness
+    }
+
+    /// Takes note of a slot's value that is no stop, without applying it: a witness's part of [`Machine::apply`].
+    ///
+    /// # Errors
+    /// Returns [`Halt`] when the slot is not the next one.
+    pub fn pass(&mut self, slot: u64) -> Result<(), Halt> {
+        self.advance(slot)
     }
 
     /// The command that puts this gateway's rules in force, which a new leader proposes first. `None` if they

@@ -8,6 +8,8 @@
 //!
 //! In the first configuration of a shard, a snapshot does not name the configuration. In later ones, the version byte
 //! has the bit [`NAMES_CONFIGURATION`] set, and the configuration follows the head.
+//!
+//! A witness holds no state. Its *base* has the bit [`IS_BASE`] set, and nothing follows the head but the configuration.
 
 use super::Machine;
 use super::rules::{BadRule, CountingRules};
@@ -23,6 +25,10 @@ use xxhash_rust::xxh3::xxh3_64;
 pub const SNAPSHOT_VERSION: u8 = 10;
 /// The bit of the version byte that a snapshot sets if it names its configuration.
 pub const NAMES_CONFIGURATION: u8 = 0x80;
+/// The bit of the version byte that the base of a witness sets.
+pub const IS_BASE: u8 = 0x40;
+/// The most bytes of a base, with a margin.
+pub const MAX_BASE_BYTES: usize = 1024;
 /// The most memory that an entry of a table takes for each of its bytes, with a margin. A length that claims
 /// more than that for the remaining bytes is refused before memory is allocated for it.
 const MAX_GROWTH: usize = 32;
@@ -62,6 +68,12 @@ impl Writer {
         let written = bincode::encode_into_std_write(value, &mut self.0, FORM);
         debug_assert!(written.is_ok(), "writing to memory does not fail");
     }
+
+    fn finish(mut self) -> Vec<u8> {
+        let digest = xxh3_64(&self.0);
+        self.0.extend(digest.to_le_bytes());
+        self.0
+    }
 }
 
 /// The part of a snapshot that is still to be read.
@@ -95,10 +107,14 @@ impl Machine {
     /// The state as bytes, which [`Machine::restore`] reads.
     pub fn snapshot(&self) -> Vec<u8> {
         let named = if self.configuration.is_some() { NAMES_CONFIGURATION } else { 0 };
-        let mut w = Writer(vec![SNAPSHOT_VERSION | named]);
+        let base = if self.is_witness { IS_BASE } else { 0 };
+        let mut w = Writer(vec![SNAPSHOT_VERSION | named | base]);
         w.put((self.shard, self.slot, self.level, self.incarnation));
         if let Some(configuration) = &self.configuration {
             w.put(configuration);
+        }
+        if self.is_witness {
+            return w.finish();
         }
         w.put(self.clocks);
         w.put(&*self.rules);
@@ -110,9 +126,7 @@ impl Machine {
         }
         self.tables.counting.snapshot_outbox(&mut w);
         w.put(self.verdicts.image());
-        let digest = xxh3_64(&w.0);
-        w.0.extend(digest.to_le_bytes());
-        w.0
+        w.finish()
     }
 
     /// The machine whose [`Machine::snapshot`] is `bytes`. The rules in force are those of the snapshot;
@@ -125,7 +139,7 @@ impl Machine {
         // The version comes first, because this release does not know how another version is checked.
         match bytes.first() {
             None => return Err(damaged),
-            Some(version) if *version & !NAMES_CONFIGURATION != SNAPSHOT_VERSION => {
+            Some(version) if *version & !(NAMES_CONFIGURATION | IS_BASE) != SNAPSHOT_VERSION => {
                 return Err(RestoreError::Version(*version));
             }
             Some(_) => {}
@@ -152,6 +166,12 @@ impl Machine {
                 return Err(inconsistent("configuration"));
             }
             m.configuration = Some(named);
+        }
+        if version & IS_BASE != 0 {
+            if !r.0.is_empty() {
+                return Err(RestoreError::Table("end", format!("{} bytes too many", r.0.len())));
+            }
+            return Ok(Self::witness(shard, m.slot, m.configuration));
         }
         m.clocks = r.take("clocks")?;
         if !m.clocks.is_sound() {

@@ -6,11 +6,13 @@
 //! only if its own store has lost the content and every other member answers the same in that round. A member that
 //! is silent or unsure makes the uplink wait and ask again, because it may be the one that has the content.
 //!
+//! Witnesses have no contents, and are not asked.
+//!
 //! A round lasts until all have answered, or until the content is asked for again. A batch that is given up while a
 //! member could still rebuild its content (by a restart, from a log that no snapshot has replaced yet) stays lost:
 //! nothing would restart that member, and the site stops taking readings when its outbox is full.
 //!
-//! Invariant: a batch is proposed as lost only if in one round every member has said that it lost the content.
+//! Invariant: a batch is proposed as lost only if in one round every full member has said that it lost the content.
 //! Limits: at most [`MAX_LOADING_ENTRIES`] contents are sought at a time.
 
 use super::{MAX_LOADING_ENTRIES, Replica};
@@ -46,7 +48,9 @@ impl Replica {
     /// Asks the other replicas, in a new round, for the content of a kept batch that this replica lacks. `gone`:
     /// this replica's store has lost it.
     pub(super) fn ask_peers(&mut self, now: Now, seq: u64, gone: bool) {
-        let others = self.core.consensus().config().members.iter().copied().filter(|m| *m != self.me);
+        let witnesses = &self.core.configuration().witnesses;
+        let members = self.core.consensus().config().members.iter().copied();
+        let others = members.filter(|m| *m != self.me && !witnesses.contains(m));
         let silent: BTreeSet<GatewayId> = others.collect();
         let gone_here = gone || self.sought.get(&seq).is_some_and(|sought| sought.gone_here);
         if self.sought.len() >= MAX_LOADING_ENTRIES {

@@ -171,6 +171,9 @@ impl ShardCore {
     /// the replica is damaged.
     pub(super) fn logged_after(&self) -> Option<Slot> {
         let after = self.consensus.logged_after()?;
+        if let Some(base) = &self.base {
+            return Some(base.slot);
+        }
         Some(if after == self.place.made_at { self.place.logged_after } else { after })
     }
 
@@ -319,6 +322,9 @@ impl ShardCore {
             self.out.records.push(recover::begun_anew(shard, next.number, slot));
         }
         self.hand_back.configured(now, &next);
+        if let Some(base) = &mut self.base {
+            base.configured();
+        }
         if self.is_retired() {
             self.receiving = None;
         } else {

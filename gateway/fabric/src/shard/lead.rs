@@ -182,6 +182,15 @@ impl HandBack {
         self.full.contains(&self.me)
     }
 
+    /// Whether a majority of the members can be reached and takes entries, as far as this replica knows. A witness
+    /// without room takes none while it keeps what an absent full member lacks. (A full member may be in this list
+    /// although it has room, because it is being emptied.)
+    pub(super) fn majority_takes_entries(&self) -> bool {
+        let no_room = |m: &GatewayId| self.witnesses.contains(m) && self.full.contains(m);
+        let able = |m: &&GatewayId| **m == self.me || (self.up.contains(m) && !no_room(m));
+        self.members.iter().filter(able).count() > self.members.len() / 2
+    }
+
     /// The gateways that should lead only if no other can.
     pub(super) fn reluctant(&self) -> Vec<GatewayId> {
         self.outside.iter().chain(&self.full).copied().collect()
@@ -460,7 +469,7 @@ impl ShardCore {
         if n > next {
             return Err(verdict(BatchVerdict::Gap { last: next - 1 }));
         }
-        if !self.room {
+        if !self.room || !self.hand_back.majority_takes_entries() {
             return Err(ForwardAnswer::Busy { why: BusyReason::Disk });
         }
         let outbox = self.machine.outbox_stats();

@@ -41,6 +41,7 @@ mod reads;
 mod recover;
 mod tables;
 mod transfer;
+mod witness;
 
 pub use recover::{
     FoundReplica, KIND_ACCEPTED, KIND_BEGUN_ANEW, KIND_COMMITTED, KIND_CONFIGURATION, KIND_HEALED,
@@ -72,6 +73,8 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use transfer::{Helped, Receiving};
 pub use transfer::{MAX_SNAPSHOT_BYTES, TransferAnswer, TransferRequest};
+pub use witness::ASK_BASE_MS;
+use witness::Base;
 
 /// How many bytes of forwarded batches may wait for a proposal at a leader.
 pub const MAX_PENDING_BYTES: usize = 1024 * 1024;
@@ -276,8 +279,8 @@ pub enum SnapshotState {
     /// This replica's own state, lent so that it can be encoded on a thread that nothing else waits for. Nothing is
     /// applied until it is released and [`ShardEvent::MachineReturned`] says so.
     Lent(Arc<Machine>),
-    /// The bytes of a snapshot that was fetched.
-    Fetched(Vec<u8>),
+    /// The bytes of a snapshot that was fetched, or the base of a witness.
+    Ready(Vec<u8>),
 }
 
 /// A question about recent windows that the shard has gathered, and the gateway to answer.
@@ -434,6 +437,8 @@ pub struct ShardCore {
     ended: Vec<(Slot, selvedge_paxos::Value)>,
     /// The gateways that the next turn sends [`PeerMessage::Superseded`].
     superseded: BTreeSet<GatewayId>,
+    /// At a witness, what it may drop; `None` at a full replica.
+    base: Option<Base>,
     /// Lent while a snapshot of it is encoded elsewhere: it can still be read, but nothing is applied.
     machine: Arc<Machine>,
     room: bool,
@@ -472,6 +477,11 @@ impl ShardCore {
         found: impl Into<FoundReplica>,
     ) -> Result<Self, selvedge_paxos::ConfigError> {
         let found: FoundReplica = found.into();
+        let base = machine.is_witness().then(|| Base::found(&machine));
+        let machine = match found.passed {
+            Some((slot, at)) if machine.is_witness() => Machine::witness(settings.group.group, slot, at),
+            _ => machine,
+        };
         let (id, me) = (settings.group.group, settings.group.me);
         let first = Configuration::first(settings.group.members.clone(), settings.group.witnesses.clone());
         let known = found.configuration.or_else(|| machine.configuration().cloned());
@@ -511,6 +521,7 @@ impl ShardCore {
             outbox_budget_bytes: settings.outbox_budget_bytes,
             incarnation: settings.incarnation,
             consensus,
+            base,
             machine: Arc::new(machine),
             room: true,
             lead: None,
@@ -580,6 +591,9 @@ impl ShardCore {
             ShardEvent::MachineReturned => {} // the turn applies what has gathered
             ShardEvent::SnapshotSaved { slot, saved } => self.on_snapshot_saved(now, slot, saved),
             ShardEvent::SnapshotWanted => self.snapshot_wanted = true,
+            ShardEvent::SnapshotRotten if self.is_witness() => {
+                self.base.iter_mut().for_each(Base::rotten);
+            }
             ShardEvent::SnapshotRotten => {
                 self.snapshot_wanted = true;
                 self.applied_since_snapshot_bytes = self.applied_since_snapshot_bytes.max(1);
@@ -639,7 +653,7 @@ impl ShardCore {
         self.helped.retain(|_, helped| helped.until_ms > now.mono_ms);
         self.serve_reads(now);
         self.publish_wills();
-        self.snapshot_if_due();
+        self.snapshot_if_due(now);
         self.note_uplink();
         self.note_directory();
         Ok(std::mem::take(&mut self.out))
@@ -656,7 +670,9 @@ impl ShardCore {
         let lost = self.lost_due_ms(now);
         let reads = (!self.reads.is_empty()).then_some(now.mono_ms);
         let previous = self.previous.as_ref().and_then(|group| group.consensus.deadline());
-        [self.consensus.deadline(), previous, tick, pull, hand_back, lost, reads].into_iter().flatten().min()
+        let base = self.base_due_ms();
+        let due = [self.consensus.deadline(), previous, tick, pull, hand_back, lost, reads, base];
+        due.into_iter().flatten().min()
     }
 
     /// The replica's state for operators.
@@ -801,6 +817,13 @@ impl ShardCore {
             }
             return Ok(());
         }
+        if self.is_witness() {
+            if let Some(machine) = Arc::get_mut(&mut self.machine) {
+                machine.pass(slot)?;
+                self.remember(slot, value.len() + 32);
+            }
+            return Ok(());
+        }
         let proposal: Proposal<&[u8]> = match value {
             [] => Proposal {
                 elapsed: self.machine.elapsed(),
@@ -846,19 +869,28 @@ impl ShardCore {
                 self.out.send.push((gateway, PeerMessage::EvictAll { start, shard: self.id }));
             }
         }
-        self.applied_since_snapshot_bytes += value.len() + 32;
-        self.tail.push_back((slot, value.len() + 32));
-        self.tail_bytes += value.len() + 32;
+        self.remember(slot, value.len() + 32);
+        Ok(())
+    }
+
+    /// Keeps an applied slot in memory for followers that lag a little, and drops the oldest.
+    fn remember(&mut self, slot: Slot, bytes: usize) {
+        self.applied_since_snapshot_bytes += bytes;
+        self.tail.push_back((slot, bytes));
+        self.tail_bytes += bytes;
         let mut through = 0;
         let most = if self.helped.is_empty() { TAIL_BYTES } else { HELPED_TAIL_BYTES };
         while self.tail_bytes > most {
             let Some((slot, bytes)) = self.tail.pop_front() else { break };
             (self.tail_bytes, through) = (self.tail_bytes - bytes, slot);
         }
+        if self.is_witness() {
+            // Only the log can give what memory no longer holds, so it must show that this was chosen.
+            through = through.min(self.consensus.recorded_commit());
+        }
         if through > 0 {
             self.consensus.step(0, selvedge_paxos::Event::TrimMemory { through });
         }
-        Ok(())
     }
 
     /// The answer to a batch that the machine has applied before.
@@ -870,6 +902,9 @@ impl ShardCore {
     fn on_query(&mut self, now: Now, from: GatewayId, id: u64, query: ShardQuery) {
         if self.is_retired() {
             return self.answer_not_leader(from, id, None); // its state no longer changes
+        }
+        if self.is_witness() {
+            return self.answer_not_leader(from, id, self.consensus.leader()); // it has no state
         }
         if query.stale {
             return self.scan(now, from, id, &query);
@@ -909,7 +944,10 @@ impl ShardCore {
         self.answer(to, id, QueryAnswer::NotLeader { leader, replicas });
     }
 
-    fn snapshot_if_due(&mut self) {
+    fn snapshot_if_due(&mut self, now: Now) {
+        if self.is_witness() {
+            return self.move_base(now);
+        }
         let due = self.snapshot_wanted || self.applied_since_snapshot_bytes >= SNAPSHOT_EVERY_BYTES;
         let fresh = self.applied_since_snapshot_bytes > 0;
         if due && fresh && self.saving.is_none() && !self.fetches_snapshot() {

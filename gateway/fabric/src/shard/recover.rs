@@ -117,6 +117,10 @@ pub struct Replay {
     /// The highest configuration number of any record other than [`KIND_LEARNS`].
     highest: u32,
     silent_until: u32,
+    /// At a witness: the log holds the chosen values of all slots between its base and this one. They are not held here.
+    passed: Option<Slot>,
+    /// The slot of a witness's base.
+    base: Slot,
     begun_anew: bool,
     unreadable: Option<String>,
 }
@@ -134,6 +138,8 @@ pub struct FoundReplica {
     pub(super) silent_until: u32,
     /// Whether the replica is new and must first record that ([`KIND_LEARNS`]).
     pub(super) is_new: bool,
+    /// At a witness whose log is whole: the slot up to which it follows what was chosen, and the configuration there.
+    pub(super) passed: Option<(Slot, Option<Configuration>)>,
 }
 
 impl From<Recovered> for FoundReplica {
@@ -164,11 +170,18 @@ impl FoundReplica {
 }
 
 impl Replay {
+    /// For the replica of a witness with this base. It does not hold chosen values, because a witness may keep more of
+    /// them than fit into memory, and needs none of them.
+    pub fn of_witness(base: Slot, configuration: Option<Configuration>) -> Self {
+        Self { passed: Some(base), base, configuration, ..Self::default() }
+    }
+
     /// Takes in the next record of the group, in the order of the log.
     pub fn record(&mut self, record: LogRecord) {
         if record.kind == KIND_FORGOTTEN {
             // What another release wrote stays unreadable, so that nothing is changed.
-            *self = Self { unreadable: self.unreadable.take(), ..Self::default() };
+            let (base, passed) = (self.base, self.passed.map(|_| self.base));
+            *self = Self { unreadable: self.unreadable.take(), base, passed, ..Self::default() };
             return;
         }
         let ballot = Ballot { round: record.ballot.0, gateway: record.ballot.1 };
@@ -194,7 +207,10 @@ impl Replay {
                 }
             }
             KIND_COMMITTED => match <[u8; 8]>::try_from(&*record.payload) {
-                Ok(bytes) => self.commit = self.commit.max(u64::from_le_bytes(bytes)),
+                Ok(bytes) => {
+                    self.commit = self.commit.max(u64::from_le_bytes(bytes));
+                    self.pass(self.commit);
+                }
                 Err(_) => self.note_unreadable(&record, "a commit index of other than 8 bytes".to_string()),
             },
             KIND_BEGUN_ANEW => self.begin_anew(record.slot),
@@ -239,6 +255,7 @@ impl Replay {
         if begins.number <= self.present() {
             return; // read before
         }
+        self.pass(begins.base);
         let mixed = canary::makes(Canary::OldPromiseReplaces);
         let number = if mixed { FIRST_CONFIGURATION } else { ended };
         if let Some(before) = self.parts.get_mut(&number) {
@@ -252,7 +269,20 @@ impl Replay {
         self.configuration = Some(begins);
     }
 
+    /// At a witness, drops the values of the present configuration that are known to be chosen.
+    fn pass(&mut self, chosen: Slot) {
+        let present = self.present();
+        let Some(passed) = &mut self.passed else { return };
+        let Some(part) = self.parts.get_mut(&present) else { return };
+        while let Some(first) = part.entries.first_entry()
+            && *first.key() <= chosen.min(*passed + 1)
+        {
+            *passed = (*passed).max(first.remove().slot);
+        }
+    }
+
     fn begin_anew(&mut self, from: Slot) {
+        self.passed = self.passed.map(|passed| passed.min(from.saturating_sub(1)).max(self.base));
         for part in self.parts.values_mut() {
             part.entries.split_off(&from);
         }
@@ -301,6 +331,9 @@ impl Replay {
     pub fn lacks_records(&self, snapshot_slot: Slot, snapshot: Option<&Configuration>) -> bool {
         let newest = self.newest(snapshot);
         let (number, base) = newest.map_or((FIRST_CONFIGURATION, 0), |c| (c.number, c.base));
+        if let Some(passed) = self.passed {
+            return self.highest > number || passed < base;
+        }
         let behind = self.ended.range(snapshot_slot.saturating_add(1)..);
         let held = behind.take_while(|(slot, _)| **slot <= base).count() as u64;
         self.highest > number || held < base.saturating_sub(snapshot_slot)
@@ -385,12 +418,21 @@ impl Replay {
         let (number, base) = configuration.as_ref().map_or((FIRST_CONFIGURATION, 0), |c| (c.number, c.base));
         let number = if canary::makes(Canary::OldPromiseReplaces) { FIRST_CONFIGURATION } else { number };
         let part = self.parts.remove(&number).unwrap_or_default();
+        let passed = self.passed.map(|slot| (slot, configuration.clone()));
+        let snapshot_slot = self.passed.unwrap_or(snapshot_slot);
         let ended = self.ended.split_off(&(snapshot_slot + 1)).into_iter();
         let ended = ended.take_while(|(slot, _)| *slot <= base).collect();
         let mut entries = part.entries;
         let entries = entries.split_off(&(snapshot_slot.max(base) + 1)).into_values().collect();
         let recovered =
             Recovered { promised: part.promised, commit: self.commit, snapshot_slot, entries, damaged };
-        FoundReplica { configuration, ended, recovered, silent_until: self.silent_until, is_new: false }
+        FoundReplica {
+            configuration,
+            ended,
+            recovered,
+            silent_until: self.silent_until,
+            is_new: false,
+            passed,
+        }
     }
 }

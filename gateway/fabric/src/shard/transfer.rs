@@ -29,6 +29,8 @@
 //! between pieces of the snapshot and between contents of batches. It never rests for the log, or it might not catch up
 //! with what is written meanwhile.
 //!
+//! A witness has no state: it offers none and fetches none ([`super::witness`]).
+//!
 //! Every message may be lost. The receiver asks again after [`PULL_MS`] and gives up after [`GIVE_UP_PULLS`] in a
 //! row; the leader repeats that the replica is behind as long as it is. Any replica that is not damaged can be
 //! asked, not only the leader: what it gives is chosen.
@@ -42,6 +44,7 @@
 //! Limits: a replica receives one thing at a time, and holds a snapshot whole until it has become a machine. A
 //! snapshot has at most [`MAX_SNAPSHOT_BYTES`].
 
+use super::witness::Base;
 use super::{Now, ShardCore, SnapshotState};
 use crate::machine::{CutBatch, Machine};
 use crate::peer::{BatchAnswer, PeerMessage, TransferMessage};
@@ -183,7 +186,7 @@ enum Learning {
 
 /// A snapshot that is being fetched.
 #[derive(Debug)]
-struct Fetched {
+pub(super) struct Fetched {
     slot: Slot,
     bytes: u64,
     crc: u32,
@@ -193,6 +196,20 @@ struct Fetched {
     batch: u64,
     /// The snapshot is complete and being made durable.
     installing: bool,
+}
+
+impl Fetched {
+    /// A state of which nothing is to be fetched: it only has to be made durable.
+    pub(super) fn complete(machine: Machine) -> Self {
+        let (slot, state) = (machine.slot(), machine.snapshot());
+        let (bytes, batch) = (state.len() as u64, machine.outbox_stats().last + 1);
+        let machine = Some(Box::new(machine));
+        Self { slot, bytes, crc: 0, state, machine, batch, installing: false }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.machine.as_ref().is_some_and(|machine| self.batch > machine.outbox_stats().last)
+    }
 }
 
 impl Receiving {
@@ -245,6 +262,25 @@ impl Receiving {
         self.hurry(now);
     }
 
+    /// Whether the replica waits for no value and fetches nothing.
+    pub(super) fn is_idle(&self) -> bool {
+        self.learns(Learning::Idle)
+    }
+
+    pub(super) fn comes_from(&self, gateway: GatewayId) -> bool {
+        self.from == gateway
+    }
+
+    pub(super) fn begin_jump(&mut self, fetched: Fetched) {
+        self.stage = Stage::Snapshot(Box::new(fetched));
+        self.pulls = 0;
+    }
+
+    /// Asks again in a while.
+    pub(super) fn wait(&mut self, now: Now) {
+        (self.pulls, self.asked_ms) = (0, now.mono_ms + WAIT_MS - PULL_MS);
+    }
+
     fn learns(&self, learning: Learning) -> bool {
         matches!(&self.stage, Stage::Log(is) if *is == learning)
     }
@@ -293,7 +329,17 @@ impl ShardCore {
             }
             TransferMessage::Wait => {
                 if let Some(r) = self.receiving.as_mut().filter(|r| r.from == from) {
-                    (r.pulls, r.asked_ms) = (0, now.mono_ms + WAIT_MS - PULL_MS);
+                    r.wait(now);
+                }
+            }
+            TransferMessage::FetchBase => self.give_base(from),
+            TransferMessage::Base { slot, configuration: at } => {
+                self.on_base(now, from, configuration, (slot, at));
+            }
+            TransferMessage::Offer { .. } if self.is_witness() => {
+                let asks = |r: &Receiving| r.from == from && r.learns(Learning::Idle);
+                if self.receiving.as_ref().is_some_and(asks) {
+                    self.say(from, TransferMessage::FetchBase);
                 }
             }
             TransferMessage::Offer { slot, bytes, crc } => self.on_offer(now, from, (slot, bytes, crc)),
@@ -380,7 +426,9 @@ impl ShardCore {
             }
             match Machine::restore(id, rules, &fetched.state) {
                 Ok(machine)
-                    if machine.slot() == fetched.slot && machine.configuration_number() >= present =>
+                    if !machine.is_witness()
+                        && machine.slot() == fetched.slot
+                        && machine.configuration_number() >= present =>
                 {
                     // This replica has the batches that its own machine lists: a batch's content never changes.
                     fetched.batch = machine.outbox_stats().kept.max(here) + 1;
@@ -396,12 +444,10 @@ impl ShardCore {
     fn install(&mut self) {
         let busy = self.saving.is_some();
         let Some(fetched) = self.receiving.as_mut().and_then(Receiving::fetched) else { return };
-        let complete =
-            fetched.machine.as_ref().is_some_and(|machine| fetched.batch > machine.outbox_stats().last);
-        if complete && !fetched.installing && !busy {
+        if fetched.is_complete() && !fetched.installing && !busy {
             fetched.installing = true;
             self.saving = Some(fetched.slot);
-            let state = SnapshotState::Fetched(std::mem::take(&mut fetched.state));
+            let state = SnapshotState::Ready(std::mem::take(&mut fetched.state));
             self.out.snapshot = Some((fetched.slot, state));
         }
     }
@@ -432,6 +478,7 @@ impl ShardCore {
                         TransferMessage::FetchState { slot, offset: fetched.bytes }
                     }
                     None => TransferMessage::FetchState { slot, offset: fetched.state.len() as u64 },
+                    Some(_) if fetched.is_complete() => return, // it is installed when another one is saved
                     Some(_) => TransferMessage::FetchBatch { seq: fetched.batch },
                 };
                 (r.from, message)
@@ -477,6 +524,7 @@ impl ShardCore {
             return;
         }
         self.saving = None;
+        self.base_saved(now, slot, saved);
         let installed = |r: &mut Receiving| r.fetched().is_some_and(|f| f.installing && f.slot == slot);
         let fetched = match self.receiving.take_if(installed) {
             Some(Receiving { from, stage: Stage::Snapshot(fetched), .. }) => {
@@ -488,6 +536,7 @@ impl ShardCore {
         match fetched {
             Some(machine) if saved && slot > self.machine.slot() => {
                 self.machine = Arc::from(machine);
+                self.base = self.machine.is_witness().then(|| Base::found(&self.machine));
                 // The new machine will not report again what it has released.
                 self.out.released = self.out.released.max(Some(self.machine.outbox_stats().kept));
                 self.tail.clear();
@@ -541,10 +590,18 @@ impl ShardCore {
         match self.logged_after() {
             // A damaged replica has applied chosen values only, whatever its log holds, so its snapshot helps one that
             // is in an earlier configuration. In its own configuration, others supply more.
-            None if earlier => self.want(to, TransferRequest::Snapshot { least: from }),
+            None if earlier => self.want_snapshot(to, from),
             None => {}
             Some(after) if from > after => self.want(to, TransferRequest::Log { from }),
-            Some(after) => self.want(to, TransferRequest::Snapshot { least: after.max(from) }),
+            Some(after) => self.want_snapshot(to, after.max(from)),
+        }
+    }
+
+    /// Has a snapshot offered that covers the slot `least`. A witness has none: others must help.
+    fn want_snapshot(&mut self, to: GatewayId, least: Slot) {
+        match self.is_witness() {
+            true => self.say(to, TransferMessage::Log { from: least, values: Vec::new() }),
+            false => self.want(to, TransferRequest::Snapshot { least }),
         }
     }
 
@@ -572,13 +629,11 @@ impl ShardCore {
                 (helped.until_ms, helped.dry) = (until_ms, helped.dry + 1);
                 if helped.dry >= MAX_DRY_ANSWERS {
                     helped.dry = 0;
-                    return self.want(to, TransferRequest::Snapshot { least: from });
+                    return self.want_snapshot(to, from);
                 }
                 TransferMessage::Wait
             }
-            TransferAnswer::NoLog { from } => {
-                return self.want(to, TransferRequest::Snapshot { least: from });
-            }
+            TransferAnswer::NoLog { from } => return self.want_snapshot(to, from),
             TransferAnswer::Snapshot { slot, bytes, crc } => {
                 self.helped.entry(to).or_default().until_ms = until_ms;
                 TransferMessage::Offer { slot, bytes, crc }
@@ -600,7 +655,7 @@ impl ShardCore {
         self.out.transfers.push((to, request));
     }
 
-    fn say(&mut self, to: GatewayId, message: TransferMessage) {
+    pub(super) fn say(&mut self, to: GatewayId, message: TransferMessage) {
         let (shard, configuration) = (self.id, self.configuration.number);
         self.out.send.push((to, PeerMessage::Transfer { shard, configuration, message }));
     }

@@ -1,6 +1,6 @@
 //! Carries work and results between the shards, the log and the store.
 
-use super::keeper::{Done, LogWork};
+use super::keeper::{Done, LogSize, LogWork};
 use super::transfers::{Served, Transfers};
 use selvedge_fabric::commit::{CommitRequest, GroupCommit};
 use selvedge_fabric::replica::{Encoding, Said, StoreWork};
@@ -31,6 +31,34 @@ pub struct LogFigures {
     pub room: bool,
     /// Log segments on disk, without those that only a transfer to another replica keeps.
     pub segments: u64,
+    /// Bytes of log beyond the wanted number of segments. A witness keeps them while a full gateway is away; elsewhere
+    /// they go with the next snapshots.
+    pub overlong_bytes: u64,
+    /// For how many whole hours there is room at the rate at which the log has grown since it became overlong. None
+    /// while it is not, or has been so for less than [`MEASURE_MS`].
+    pub room_for_hours: Option<u64>,
+}
+
+/// How long a log must have been overlong before it is said for how long there is room, in milliseconds.
+pub const MEASURE_MS: u64 = 60_000;
+
+/// When a log became overlong, and how many bytes had been written to it by then.
+#[derive(Debug, Clone, Copy)]
+struct Overlong {
+    since_ms: u64,
+    written_bytes: u64,
+}
+
+impl Overlong {
+    fn room_for_hours(self, now_ms: u64, size: LogSize) -> Option<u64> {
+        let ms = now_ms.saturating_sub(self.since_ms);
+        let bytes = size.written_bytes.saturating_sub(self.written_bytes);
+        if ms < MEASURE_MS || bytes == 0 {
+            return None;
+        }
+        let hours = u128::from(size.free_bytes) * u128::from(ms) / u128::from(bytes) / 3_600_000;
+        Some(u64::try_from(hours).unwrap_or(u64::MAX))
+    }
 }
 
 /// The core of the log's actor: it decides what the log and the store do next, and in what order.
@@ -40,6 +68,7 @@ pub struct StorageDesk {
     transfers: Transfers,
     max_segments: u64,
     figures: LogFigures,
+    overlong: Option<Overlong>,
 }
 
 impl StorageDesk {
@@ -47,9 +76,9 @@ impl StorageDesk {
     /// for snapshots. `room` is what the shards were told about the disk at the start. Records to write gather for
     /// `delay_ms`.
     pub fn new(max_segments: u64, room: bool, delay_ms: u64) -> Self {
-        let figures = LogFigures { room, segments: 0 };
+        let figures = LogFigures { room, ..LogFigures::default() };
         let (commit, transfers) = (GroupCommit::new(delay_ms), Transfers::default());
-        Self { commit, transfers, max_segments, figures }
+        Self { commit, transfers, max_segments, figures, overlong: None }
     }
 
     /// The log's figures as they were last reported.
@@ -143,6 +172,14 @@ impl StorageDesk {
         errands
     }
 
+    fn measure(&mut self, now_ms: u64, segments: u64, size: LogSize) {
+        let beyond = segments.saturating_sub(self.max_segments);
+        self.figures.overlong_bytes = beyond.saturating_mul(size.segment_bytes);
+        let fresh = Overlong { since_ms: now_ms, written_bytes: size.written_bytes };
+        self.overlong = (beyond > 0).then(|| self.overlong.unwrap_or(fresh));
+        self.figures.room_for_hours = self.overlong.and_then(|o| o.room_for_hours(now_ms, size));
+    }
+
     /// When [`StorageDesk::timer`] has something to do; `None` if nothing gathers.
     pub fn due_ms(&self) -> Option<u64> {
         self.commit.due_ms()
@@ -167,11 +204,12 @@ impl StorageDesk {
                 errands.push(Errand::Room(room));
             }
             Done::Room(_) => {}
-            Done::Looked { oldest, segments, rotten } => {
+            Done::Looked { oldest, segments, rotten, size } => {
                 for who in self.transfers.expire(now_ms) {
                     errands.extend(self.end(who, true));
                 }
                 self.figures.segments = segments;
+                self.measure(now_ms, segments, size);
                 let short = segments > self.max_segments || !self.figures.room || rotten;
                 let groups = oldest.filter(|_| short).into_iter().flat_map(|o| o.slots.into_keys());
                 errands.extend(groups.map(|g| Errand::Shard(ShardId(g), Said::SnapshotWanted)));

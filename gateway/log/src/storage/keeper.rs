@@ -17,6 +17,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::mpsc::Sender;
 
+/// How large the log is, and how far it can grow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogSize {
+    pub segment_bytes: u64,
+    /// Bytes handed to the disk since the log was opened.
+    pub written_bytes: u64,
+    /// Bytes that further segments may claim on this disk.
+    pub free_bytes: u64,
+}
+
 /// One piece of work for the log.
 #[derive(Debug)]
 pub enum LogWork {
@@ -82,6 +92,7 @@ pub enum Done {
         segments: u64,
         /// Whether the log must be trimmed because a segment has rotted.
         rotten: bool,
+        size: LogSize,
     },
     /// A state is encoded: its shard continues, and the store has this to do.
     Encoded(ShardId, StoreWork),
@@ -247,7 +258,12 @@ impl LogKeeper {
                 let segments = self.log.stats().segments - self.log.pinned_segments() as u64;
                 let last = self.rotten.last().copied();
                 let rotten = oldest.as_ref().zip(last).is_some_and(|(oldest, last)| oldest.number <= last);
-                done.push(Done::Looked { oldest, segments, rotten });
+                let size = LogSize {
+                    segment_bytes: self.log.segment_bytes(),
+                    written_bytes: self.log.stats().bytes_written,
+                    free_bytes: self.log.free_bytes()?,
+                };
+                done.push(Done::Looked { oldest, segments, rotten, size });
             }
             LogWork::Keep { shard, from } => {
                 self.log.keep_from(shard.0, from);

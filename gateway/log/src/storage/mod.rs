@@ -33,8 +33,8 @@ mod open;
 mod succession;
 mod transfers;
 
-pub use desk::{Errand, LogFigures, StorageDesk};
-pub use keeper::{Done, FileKind, LogKeeper, LogWork, Stores};
+pub use desk::{Errand, LogFigures, MEASURE_MS, StorageDesk};
+pub use keeper::{Done, FileKind, LogKeeper, LogSize, LogWork, Stores};
 pub use open::{Folders, OpenError, Opened, ReadStorage, ReplicaSettings, new_replica, read};
 pub use succession::{Succeeding, succeed};
 pub use transfers::{MAX_TRANSFERS_ENTRIES, STALLED_MS, TRANSFER_MS};

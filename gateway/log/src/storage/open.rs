@@ -24,7 +24,7 @@ use crate::{
     ReplicaMarks, Room, SnapshotStore,
 };
 use selvedge_fabric::configuration::{DIRECTORY_GROUP, FIRST_CONFIGURATION};
-use selvedge_fabric::machine::{CountingRules, Machine, RestoreError};
+use selvedge_fabric::machine::{CountingRules, MAX_BASE_BYTES, Machine, RestoreError};
 use selvedge_fabric::record::LogRecord;
 use selvedge_fabric::replica::Replica;
 use selvedge_fabric::ring::Ring;
@@ -100,9 +100,24 @@ pub struct ReplicaSettings {
     pub incarnation: u128,
     /// Contents of batches that each replica keeps in memory, in bytes.
     pub shelf_bytes: usize,
+    /// Whether this gateway is a witness: its replicas of shards hold no state.
+    pub is_witness: bool,
 }
 
 impl ReplicaSettings {
+    /// The machine of a replica of which nothing is on disk.
+    fn empty(&self, shard: ShardId) -> Machine {
+        match self.holds_no_state(shard) {
+            true => Machine::witness(shard, 0, None),
+            false => Machine::new(shard, self.rules.clone()),
+        }
+    }
+
+    /// Every gateway applies the directory.
+    fn holds_no_state(&self, shard: ShardId) -> bool {
+        self.is_witness && shard != DIRECTORY_GROUP
+    }
+
     /// The settings of gateway `me`'s replica of this shard, whose first members the ring names.
     fn of(&self, me: GatewayId, shard: ShardId, ring: &Ring) -> ShardSettings {
         let members = ring.replicas(shard).to_vec();
@@ -139,7 +154,7 @@ pub fn new_replica(
         Some(nonce) => found.damaged(nonce),
         None => found,
     };
-    let machine = Machine::new(shard, settings.rules.clone());
+    let machine = settings.empty(shard);
     let core = ShardCore::recover(settings.of(me, shard, ring), machine, found)?;
     Ok(Replica::new(shard, core, false, settings.shelf_bytes))
 }
@@ -150,7 +165,8 @@ pub fn new_replica(
 /// [`OpenError`], when something can't be read or belongs to another gateway.
 pub fn read(folders: Folders, settings: LogOptions) -> Result<ReadStorage, OpenError> {
     let identity = settings.identity;
-    let mut replays: BTreeMap<u16, Replay> = BTreeMap::new();
+    let snapshots = SnapshotStore::open(folders.snapshots, identity, MAX_SNAPSHOT_BYTES)?;
+    let mut replays = replays_of_witness(&snapshots)?;
     let mut visit = |record: LogRecord| replays.entry(record.group).or_default().record(record);
     let floor = Floor::read(folders.floor.clone(), identity)?;
     let marks = ReplicaMarks::read(folders.floor, identity)?;
@@ -162,7 +178,8 @@ pub fn read(folders: Folders, settings: LogOptions) -> Result<ReadStorage, OpenE
             return Err(OpenError::Unreadable { shard, what: "its log", why });
         }
     }
-    let snapshots = SnapshotStore::open(folders.snapshots, identity, MAX_SNAPSHOT_BYTES)?;
+    // A base alone is no record of the log.
+    replays.retain(|_, replay| replay.has_records());
     let batches = BatchStore::open(folders.batches, identity)?;
     Ok(ReadStorage { log, stores: Stores::new(snapshots, batches, reader), marks, replays })
 }
@@ -228,7 +245,7 @@ impl ReadStorage {
             if matches!(marks.get(id.0), Some(ReplicaMark::GivenUp { .. })) {
                 continue;
             }
-            let machine = restore(&stores, id, &settings.rules)?;
+            let machine = restore(&stores, id, settings)?;
             stores.batches.check_version(id.0)?;
             let marked = marks.get(id.0).is_some();
             restored.push((id, machine, replays.remove(&id.0), marked));
@@ -240,7 +257,7 @@ impl ReadStorage {
         let mut replicas = BTreeMap::new();
         for (id, machine, replay, marked) in restored {
             let lost = machine.is_none();
-            let machine = machine.unwrap_or_else(|| Machine::new(id, settings.rules.clone()));
+            let machine = machine.unwrap_or_else(|| settings.empty(id));
             let slot = machine.slot();
             let has_stored = stores.batches.has_any(id.0);
             // The directory group of a gateway that is none of its first voters: a start asks for its replica before
@@ -285,23 +302,42 @@ impl ReadStorage {
     }
 }
 
+/// Makes ready to read the log of a witness: for each replica whose snapshot is a base, the replay begins behind it.
+fn replays_of_witness(snapshots: &SnapshotStore) -> Result<BTreeMap<u16, Replay>, LogError> {
+    let mut replays = BTreeMap::new();
+    for group in snapshots.groups()? {
+        // What can't be read is dealt with later.
+        let Ok(Some((_, bytes))) = snapshots.load_short(group, MAX_BASE_BYTES as u64) else { continue };
+        if let Ok(machine) = Machine::restore(ShardId(group), Arc::default(), &bytes)
+            && machine.is_witness()
+        {
+            let configuration = machine.configuration().cloned();
+            replays.insert(group, Replay::of_witness(machine.slot(), configuration));
+        }
+    }
+    Ok(replays)
+}
+
 /// The shard's machine, from its newest snapshot; `None` if that is damaged.
-pub(super) fn restore(
-    stores: &Stores,
-    id: ShardId,
-    rules: &Arc<CountingRules>,
-) -> Result<Option<Machine>, OpenError> {
+pub(super) fn restore(stores: &Stores, id: ShardId, settings: &ReplicaSettings) -> Result<Option<Machine>, OpenError> {
     let damaged = |why: &dyn std::fmt::Display| {
         tracing::error!(shard = %id, "its snapshot is damaged, fetching one from a peer: {why}");
         Ok(None)
     };
     let bytes = match stores.snapshots.load_newest(id.0) {
         Ok(Some((_, bytes))) => bytes,
-        Ok(None) => return Ok(Some(Machine::new(id, rules.clone()))),
+        Ok(None) => return Ok(Some(settings.empty(id))),
         Err(e @ LogError::Damaged { .. }) => return damaged(&e),
         Err(e) => return Err(e.into()),
     };
-    match Machine::restore(id, rules.clone(), &bytes) {
+    match Machine::restore(id, settings.rules.clone(), &bytes) {
+        Ok(machine) if machine.is_witness() != settings.holds_no_state(id) => {
+            let why = match machine.is_witness() {
+                true => "it is the base of a witness, and this gateway holds full states",
+                false => "it is a full state, and this gateway is a witness, which holds none",
+            };
+            Err(OpenError::Unreadable { shard: id, what: "its snapshot", why: why.to_string() })
+        }
         Ok(machine) => Ok(Some(machine)),
         Err(e @ RestoreError::Damaged(_)) => damaged(&e),
         Err(e) if canary::makes(Canary::UnreadableIsDamage) => damaged(&e),

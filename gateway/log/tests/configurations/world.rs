@@ -508,17 +508,19 @@ impl World {
                 witnesses.retain(|w| *w != gone);
             }
             1 if members.len() < 5 => members.push(self.random.pick(&others)),
-            2 if members.len() > 2 => match witnesses.pop() {
-                Some(_) => {}
-                None => witnesses.push(members[at]),
-            },
+            2 if members.len() < 5 && witnesses.is_empty() => {
+                let witness = self.random.pick(&others);
+                members.push(witness);
+                witnesses.push(witness);
+            }
             _ => {
                 let gone = std::mem::replace(&mut members[at], self.random.pick(&others));
                 witnesses.retain(|w| *w != gone);
             }
         }
         if witnesses.len() == members.len() {
-            witnesses.clear();
+            // One more, so that one may lead.
+            return ([&newest.members[..], &others[..1]].concat(), newest.witnesses.clone());
         }
         (members, witnesses)
     }

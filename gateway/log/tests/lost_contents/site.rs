@@ -215,6 +215,7 @@ impl Gateway {
             outbox_budget_bytes: 1 << 20,
             incarnation: 1,
             shelf_bytes: 1,
+            is_witness: false,
         };
         let folder = |name| disk.folder(name).unwrap();
         let (floor, log) = (Arc::new(disk.clone()), folder("log"));

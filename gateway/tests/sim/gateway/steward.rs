@@ -4,7 +4,7 @@
 //! Sites whose members never change run without it. Everything that a steward does costs messages and turns, and the
 //! seeds of those sites are worth more as they are.
 
-use super::{Common, Live, Out, replica_settings};
+use super::{Common, Live, Out};
 use selvedge_fabric::directory::{
     Announcement, DIRECTORY_GROUP, Directory, DirectoryItem, FIRST_LEVEL, GatewayAddresses, Genesis,
 };
@@ -72,6 +72,7 @@ impl StewardDesk {
         me: GatewayId,
         incarnation: u128,
         genesis: &Genesis,
+        settings: &ReplicaSettings,
         common: &Common,
         marks: &ReplicaMarks,
         now_ms: u64,
@@ -79,7 +80,7 @@ impl StewardDesk {
         Self {
             core: Steward::new(me, genesis.clone(), Some(announcement(me, incarnation))),
             ring: common.ring.clone(),
-            settings: replica_settings(common),
+            settings: settings.clone(),
             marks_are_complete: marks.is_complete(),
             given_up: marks.given_up().map(|(group, through)| (ShardId(group), (through, false))).collect(),
             told: BTreeMap::new(),

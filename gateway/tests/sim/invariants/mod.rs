@@ -29,3 +29,4 @@ pub mod state;
 pub mod time;
 pub mod uplink;
 pub mod wills;
+pub mod witness;

@@ -6,7 +6,7 @@ use crate::gateway::{Place, steward};
 use crate::invariants::placement;
 use selvedge_fabric::directory::{
     Admission, DIRECTORY_GROUP, Directory, DirectoryCommand, DirectoryItem, FIRST_LEVEL, GatewayRecord,
-    GatewayState, JoinRequest, TokenHash,
+    GatewayRole, GatewayState, JoinRequest, TokenHash,
 };
 use selvedge_fabric::link::Incarnation;
 use selvedge_paxos::Role;
@@ -38,6 +38,7 @@ pub(super) enum Order {
     Join {
         incarnation: u128,
         replaces: Option<GatewayId>,
+        witness: bool,
     },
 }
 
@@ -80,7 +81,13 @@ impl Operators {
     pub fn join(&mut self, replaces: Option<GatewayId>, starts_after_ms: u64) {
         self.boxes += 1;
         self.starts_after.insert(self.boxes, starts_after_ms);
-        self.give(Order::Join { incarnation: self.boxes, replaces });
+        self.give(Order::Join { incarnation: self.boxes, replaces, witness: false });
+    }
+
+    /// Admits a new box as a witness.
+    pub fn join_witness(&mut self) {
+        self.boxes += 1;
+        self.give(Order::Join { incarnation: self.boxes, replaces: None, witness: true });
     }
 
     pub fn remove(&mut self, at: GatewayId, once_empty: bool, runs_on_ms: u64, back_for_ms: Option<u64>) {
@@ -221,9 +228,10 @@ impl World {
             Order::Remove { at, .. } => {
                 vec![DirectoryCommand::Remove { gateway: at, force: false, unsound: Vec::new() }]
             }
-            Order::Join { incarnation, replaces } => {
+            Order::Join { incarnation, replaces, witness } => {
                 let token = TokenHash([incarnation as u8; 32]);
-                let admits = Admission { replaces, ..Admission::default() };
+                let role = if witness { GatewayRole::Witness } else { GatewayRole::Full };
+                let admits = Admission { role, replaces, ..Admission::default() };
                 let join = JoinRequest {
                     token,
                     incarnation,
@@ -259,7 +267,8 @@ impl World {
             self.operators.met.insert(id, incarnation);
             let peers = ids.iter().copied().filter(|peer| *peer != id).collect();
             let after_ms = self.operators.starts_after.get(&incarnation).copied().unwrap_or(0);
-            let mut place = Place::new(id, incarnation, peers, false);
+            let mut place = Place::new(id, incarnation, peers, self.plan.witness);
+            place.is_witness = record.role == GatewayRole::Witness;
             place.back_at = self.now + if self.faults { after_ms } else { 0 };
             self.trace(|| format!("{id} was admitted, and starts after {after_ms} ms"));
             self.places.insert(id, place);
