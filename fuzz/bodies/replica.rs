@@ -160,7 +160,7 @@ impl Host {
             if let Some((slot, state)) = effects.snapshot {
                 let bytes = match state {
                     SnapshotState::Lent(machine) => machine.snapshot(),
-                    SnapshotState::Fetched(bytes) => bytes,
+                    SnapshotState::Ready(bytes) => bytes,
                 };
                 let snapshot = (slot, bytes);
                 assert!(self.saving.is_none(), "one snapshot at a time");

@@ -214,6 +214,7 @@ impl Consensus {
     /// Takes what the host must do about all the steps since the last call.
     pub fn take(&mut self) -> PaxosEffects {
         self.pump();
+        let records = self.acceptor.take_records();
         if std::mem::take(&mut self.owes_ack)
             && let (State::Following, Some(leader)) = (&self.state, self.leader)
         {
@@ -221,18 +222,20 @@ impl Consensus {
             let may_vote = self.is_member(self.me) || canary::makes(Canary::LearnerVotes);
             let damaged = self.damage.is_some();
             let (commit, vote) = (self.acceptor.commit(), may_vote && !damaged);
-            let accepted = Message::Accepted { ballot, upto, commit, vote, damaged };
+            let recorded = self.acceptor.recorded_commit();
+            let accepted = Message::Accepted { ballot, upto, commit, recorded, vote, damaged };
             if canary::makes(Canary::AcceptedBeforeFsync) {
                 self.send(leader, accepted);
             } else {
                 self.send_after(leader, accepted);
             }
         }
-        let records = self.acceptor.take_records();
         if !records.is_empty() {
             self.token += 1;
             match &mut self.state {
-                State::Leading(leader) => leader.wrote(self.token, self.acceptor.prefix()),
+                State::Leading(leader) => {
+                    leader.wrote(self.token, self.acceptor.prefix(), self.acceptor.recorded_commit());
+                }
                 State::Preparing(candidate) => {
                     candidate.token.get_or_insert(self.token);
                 }
@@ -347,9 +350,10 @@ impl Consensus {
         follower.is_some_and(|f| f.undamaged)
     }
 
-    /// While this replica leads: the slot up to which every member that is no witness has everything on disk, as far
-    /// as they have said so. `None` if one of them has not answered yet, or lost records and is not repaired. What lies
-    /// at or below this slot no witness need keep.
+    /// While this replica leads: the slot up to which every member that is no witness has everything on disk, and
+    /// knows it to be chosen even after a restart, as far as they have said so. `None` if one of them has not answered
+    /// yet, or lost records and is not repaired. No witness need keep what lies at or below this slot. (A member that
+    /// has an entry and does not know that it is chosen would have to ask for it.)
     pub fn floor(&self) -> Option<Slot> {
         let State::Leading(leader) = &self.state else { return None };
         let full = self.others().filter(|rank| self.may_lead.contains(*rank));
@@ -437,8 +441,8 @@ impl Consensus {
             Message::Accept { ballot, prev, values, commit } => {
                 self.on_accept(from, ballot, prev, values, commit)
             }
-            Message::Accepted { ballot, upto, commit, vote, damaged } => {
-                self.on_accepted(from, ballot, (upto, commit), vote, damaged)
+            Message::Accepted { ballot, upto, commit, recorded, vote, damaged } => {
+                self.on_accepted(from, ballot, upto, (commit, recorded), vote, damaged)
             }
             Message::Lagging { ballot, prefix } => self.on_lagging(from, ballot, prefix),
             Message::Refused { promised } => self.on_refused(promised),

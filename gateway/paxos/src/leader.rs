@@ -25,8 +25,10 @@ pub(super) struct Leader {
     pub start: Slot,
     /// The last slot up to which this replica's log is on disk: its own vote.
     own: Slot,
-    /// For each token that is not yet on disk, the last slot that it covers.
-    writing: VecDeque<(u64, Slot)>,
+    /// The commit index as this replica's disk states it.
+    own_recorded: Slot,
+    /// For each token that is not yet on disk, the last slot that it covers, and the commit index recorded by then.
+    writing: VecDeque<(u64, Slot, Slot)>,
     /// By rank, the learners after the members; the leader's own place is unused.
     pub followers: Vec<Progress>,
     /// Since when proposals are open without any being chosen.
@@ -45,6 +47,8 @@ pub(super) struct Progress {
     pub matched: Slot,
     /// The follower has said, since it was last seen to start, that it has lost no records.
     pub undamaged: bool,
+    /// The follower's commit index as its disk states it.
+    pub recorded: Slot,
     /// The follower is a member and lost records: it may lack what it once had.
     pub lost_records: bool,
     /// The next slot to send.
@@ -106,6 +110,7 @@ impl Leader {
             ballot,
             start,
             own: commit,
+            own_recorded: 0,
             writing: VecDeque::new(),
             followers: (0..replicas).map(|_| Progress::unknown(commit)).collect(),
             stalled_since_ms: None,
@@ -114,22 +119,22 @@ impl Leader {
         }
     }
 
-    /// The host was given the records up to slot `last` with this token.
-    pub fn wrote(&mut self, token: u64, last: Slot) {
+    /// The host was given the records up to slot `last` with this token, and they state the commit index `recorded`.
+    pub fn wrote(&mut self, token: u64, last: Slot, recorded: Slot) {
         if canary::makes(Canary::OwnVoteEarly) {
             self.own = last;
         }
-        if self.writing.back().is_none_or(|(_, slot)| *slot < last) {
-            self.writing.push_back((token, last));
+        if self.writing.back().is_none_or(|(_, slot, _)| *slot < last) {
+            self.writing.push_back((token, last, recorded));
         }
     }
 
     /// Records up to this token are on disk.
     pub fn persisted(&mut self, token: u64) {
-        while let Some(&(t, slot)) = self.writing.front()
+        while let Some(&(t, slot, recorded)) = self.writing.front()
             && t <= token
         {
-            self.own = slot;
+            (self.own, self.own_recorded) = (slot, recorded);
             self.writing.pop_front();
         }
     }
@@ -139,13 +144,13 @@ impl Leader {
         self.own
     }
 
-    /// The slot up to which this replica and these followers have everything on disk. `None` if one of them lost
-    /// records, or while the leader's first entry is not on its own disk.
+    /// The slot up to which the disks of this replica and of these followers state that everything is chosen. `None` if
+    /// one of them lost records.
     pub fn floor(&self, followers: impl Iterator<Item = usize>) -> Option<Slot> {
-        let mut floor = Some(self.own).filter(|own| *own >= self.start)?;
+        let mut floor = self.own_recorded;
         for rank in followers {
             let follower = self.followers.get(rank).filter(|f| !f.lost_records)?;
-            floor = floor.min(follower.matched);
+            floor = floor.min(follower.recorded);
         }
         Some(floor)
     }
@@ -171,7 +176,7 @@ impl Leader {
     pub fn digest(&self, token: u64, commit: Slot, state: &mut impl Hasher) {
         // Votes for slots that are already chosen change nothing.
         (self.ballot, self.start, self.own.max(commit), self.writing.len()).hash(state);
-        for (t, slot) in &self.writing {
+        for (t, slot, _) in &self.writing {
             (token - t, slot).hash(state);
         }
         for follower in &self.followers {

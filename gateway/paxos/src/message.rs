@@ -126,6 +126,8 @@ pub enum Message {
         /// The sender's accepted prefix.
         upto: Slot,
         commit: Slot,
+        /// The sender's commit index as its disk states it: a restart finds no lower one.
+        recorded: Slot,
         /// False from a replica that lost votes and only learns: the message then says how far the replica is, and
         /// counts as no vote.
         vote: bool,
@@ -216,7 +218,9 @@ impl Message {
             }
             Self::Behind { ballot: b, first } => ballot(b) && slot(*first),
             Self::Accept { ballot, prev, commit, .. } => own(ballot) && slot(*prev) && slot(*commit),
-            Self::Accepted { ballot: b, upto, commit, .. } => ballot(b) && slot(*upto) && slot(*commit),
+            Self::Accepted { ballot: b, upto, commit, recorded, .. } => {
+                ballot(b) && slot(*upto) && slot(*commit) && recorded <= commit
+            }
             Self::Lagging { ballot: b, prefix } => ballot(b) && slot(*prefix),
             Self::Refused { promised } => ballot(promised),
             Self::Confirm { ballot, .. } => own(ballot),

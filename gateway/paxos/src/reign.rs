@@ -22,7 +22,8 @@ impl Consensus {
         &mut self,
         from: usize,
         ballot: Ballot,
-        (upto, commit): (Slot, Slot),
+        upto: Slot,
+        (commit, recorded): (Slot, Slot),
         vote: bool,
         damaged: bool,
     ) {
@@ -35,6 +36,7 @@ impl Consensus {
         }
         follower.accepted(upto, commit, vote);
         follower.undamaged = !damaged;
+        follower.recorded = follower.recorded.max(recorded);
         if votes {
             leader.heard_ms = now; // that a learner answers says nothing of the majority
         }

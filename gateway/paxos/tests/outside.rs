@@ -152,7 +152,7 @@ fn message(random: &mut impl FnMut(u64) -> u64) -> Message {
         }
         5 => Message::Behind { ballot, first: a },
         6 | 7 => Message::Accept { ballot, prev: a, values: vec![value; count], commit: b },
-        8 => Message::Accepted { ballot, upto: a, commit: b, vote: yes, damaged: !yes },
+        8 => Message::Accepted { ballot, upto: a, commit: b, recorded: b, vote: yes, damaged: !yes },
         9 => Message::Lagging { ballot, prefix: a },
         10 => Message::Refused { promised: ballot },
         11 => Message::Confirm { ballot, n: a },

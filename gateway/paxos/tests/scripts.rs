@@ -78,7 +78,7 @@ fn show(message: &Message) -> String {
         Message::Accept { ballot, prev, values: v, commit } => {
             format!("Accept {ballot} prev {prev} {} commit {commit}", values(v.iter()))
         }
-        Message::Accepted { ballot, upto, commit, vote, damaged } => {
+        Message::Accepted { ballot, upto, commit, vote, damaged, .. } => {
             let vote = if *vote { "" } else { ", no vote" };
             let damaged = if *damaged { ", damaged" } else { "" };
             format!("Accepted {ballot} upto {upto} commit {commit}{vote}{damaged}")

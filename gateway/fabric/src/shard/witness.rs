@@ -19,7 +19,9 @@
 //! scrubbing and giving up work on it as on any snapshot.
 //!
 //! The witness moves its base up to a *floor* only: a slot up to which every full member of the present configuration
-//! has everything on disk, in its log or in a snapshot ([`Consensus::floor`](selvedge_paxos::Consensus::floor)).
+//! has everything on disk, in its log or in a snapshot, and by its disk knows it to be chosen
+//! ([`Consensus::floor`](selvedge_paxos::Consensus::floor)). A member that has an entry and does not know that it is chosen
+//! would have to ask for it, and nobody might have it any more.
 //! Learners do not count, even shortly before they become members. Only the leader knows the floor; the witness asks it
 //! ([`TransferMessage::FetchBase`]) when it has taken [`SNAPSHOT_EVERY_BYTES`] since it moved the base last, or when the
 //! log needs room, and at most once in [`ASK_BASE_MS`]. While a full member is away the floor stands still, and the

@@ -71,7 +71,7 @@ fn paxos() -> impl Strategy<Value = Message> {
             commit
         }),
         (n(), ballot(), any::<bool>()).prop_map(|((upto, commit, vote), ballot, damaged)| {
-            Message::Accepted { ballot, upto, commit, vote, damaged }
+            Message::Accepted { ballot, upto, commit, recorded: commit / 2, vote, damaged }
         }),
         (n(), ballot()).prop_map(|((prefix, ..), ballot)| Message::Lagging { ballot, prefix }),
         ballot().prop_map(|promised| Message::Refused { promised }),

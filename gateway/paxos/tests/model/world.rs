@@ -445,11 +445,11 @@ impl World {
                 if envelope.from == at || envelope.to.is_some_and(|to| to != at) {
                     continue;
                 }
-                if let Message::Accepted { ballot, upto, commit, vote, damaged } = envelope.message
+                if let Message::Accepted { ballot, upto, commit, recorded, vote, damaged } = envelope.message
                     && role == Role::Leader
                 {
                     for upto in replica.group.commit() + 1..upto {
-                        let message = Message::Accepted { ballot, upto, commit, vote, damaged };
+                        let message = Message::Accepted { ballot, upto, commit, recorded, vote, damaged };
                         may(What::Hear(Arc::new(Envelope { message, ..**envelope })));
                     }
                 }
@@ -940,7 +940,7 @@ fn shorten(mut envelope: Envelope) -> Option<Envelope> {
         | Message::Lagging { .. }
         | Message::Resigned { .. } => return None,
         Message::Prepare { .. } | Message::Confirm { .. } => envelope.to = None,
-        Message::Accepted { commit, .. } => *commit = 0,
+        Message::Accepted { commit, recorded, .. } => (*commit, *recorded) = (0, 0),
         _ => {}
     }
     Some(envelope)

@@ -1,4 +1,4 @@
-//! What a witness has dropped, every full member has on disk; a witness holds no state, and never leads.
+//! What a witness has dropped, every full member has on disk and knows to be chosen; a witness holds no state, and never leads.
 
 use crate::gateway::Place;
 use selvedge_fabric::shard::ShardCore;
@@ -46,9 +46,9 @@ impl Witness {
             let counts =
                 group.role() != Role::Damaged && found.core().configuration().number >= dropped.configuration;
             assert!(
-                !counts || group.last_slot() >= through,
+                !counts || group.recorded_commit() >= through,
                 "{shard}: the witness {at} has dropped everything up to slot {through}, and {member} has {}",
-                group.last_slot()
+                group.recorded_commit()
             );
         }
     }
