@@ -490,7 +490,9 @@ impl ShardCore {
         if found.recovered.damaged.is_some() {
             out.records.push(recover::begun_anew(id, configuration.number, found.recovered.snapshot_slot));
         }
-        if found.is_new {
+        // A log that lost records may have lost this one; without it, each later start would find the replica damaged.
+        let lost = found.recovered.damaged.is_some() && found.silent_until > 0;
+        if found.is_new || lost {
             out.records.push(recover::learns(id, found.silent_until));
         }
         let (nonce, limits) = (found.recovered.damaged, settings.group.limits);
