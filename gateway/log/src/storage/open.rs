@@ -275,7 +275,8 @@ impl ReadStorage {
             damaged |= (silent_until > 0 || elsewhere) && !is_new && !replay.came_later();
             // The replica that was here from the beginning may have been given up.
             damaged |= forgets && !replay.has_records();
-            replay.silent_until(silent_until);
+            // Whoever is none of the first members has no vote in the first configuration.
+            replay.silent_until(silent_until.max(if elsewhere { FIRST_CONFIGURATION } else { 0 }));
             if damaged {
                 tracing::error!(shard = %id, "its log is damaged: it does not vote until its peers have repaired it");
             }
