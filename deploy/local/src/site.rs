@@ -363,7 +363,10 @@ impl Site {
             self.turns += 1;
             (turn % boxes, (kind == FaultKind::Cut).then(|| Cut::in_turn(turn, boxes)))
         } else {
-            (index, (kind == FaultKind::Cut).then(|| Cut::random(self.options.cut_only, index, self.boxes.len())))
+            (
+                index,
+                (kind == FaultKind::Cut).then(|| Cut::random(self.options.cut_only, index, self.boxes.len())),
+            )
         };
         let heal_at = Instant::now() + self.schedule.lasts(kind);
         let mut trouble = Trouble { gateway: index, kind, cut, heal_at, healed: false };

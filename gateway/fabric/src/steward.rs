@@ -59,7 +59,8 @@
 use crate::configuration::{Configuration, MAX_LEARNER_LAG_SLOTS, Stop};
 use crate::directory::{
     Announcement, DIRECTORY_GROUP, Directory, DirectoryCommand, DirectoryItem, DirectoryStep, GatewayRecord,
-    GatewayRole, GatewayState, Genesis, Seen, SeenGateway, SeenLearner, ShardConfiguration, SiteRecovery, in_order, plan,
+    GatewayRole, GatewayState, Genesis, Seen, SeenGateway, SeenLearner, ShardConfiguration, SiteRecovery,
+    in_order, plan,
 };
 use crate::link::KnownPeer;
 use crate::ring::ReplicaSet;

@@ -319,27 +319,43 @@ fn replays_of_witness(snapshots: &SnapshotStore) -> Result<BTreeMap<u16, Replay>
     Ok(replays)
 }
 
-/// The shard's machine, from its newest snapshot; `None` if that is damaged.
-pub(super) fn restore(stores: &Stores, id: ShardId, settings: &ReplicaSettings) -> Result<Option<Machine>, OpenError> {
-    let damaged = |why: &dyn std::fmt::Display| {
-        tracing::error!(shard = %id, "its snapshot is damaged, fetching one from a peer: {why}");
-        Ok(None)
-    };
-    let bytes = match stores.snapshots.load_newest(id.0) {
-        Ok(Some((_, bytes))) => bytes,
-        Ok(None) => return Ok(Some(settings.empty(id))),
-        Err(e @ LogError::Damaged { .. }) => return damaged(&e),
-        Err(e) => return Err(e.into()),
-    };
-    match Machine::restore(id, settings.rules.clone(), &bytes) {
-        Ok(machine) if machine.is_witness() != settings.holds_no_state(id) => {
+/// The shard's machine as this gateway holds it, from its newest snapshot; `None` if that is damaged.
+fn restore(stores: &Stores, id: ShardId, settings: &ReplicaSettings) -> Result<Option<Machine>, OpenError> {
+    match found(stores, id, &settings.rules)? {
+        Found::Nothing => Ok(Some(settings.empty(id))),
+        Found::Damaged => Ok(None),
+        Found::Machine(machine) if machine.is_witness() != settings.holds_no_state(id) => {
             let why = match machine.is_witness() {
                 true => "it is the base of a witness, and this gateway holds full states",
                 false => "it is a full state, and this gateway is a witness, which holds none",
             };
             Err(OpenError::Unreadable { shard: id, what: "its snapshot", why: why.to_string() })
         }
-        Ok(machine) => Ok(Some(machine)),
+        Found::Machine(machine) => Ok(Some(*machine)),
+    }
+}
+
+/// What a shard's newest snapshot holds.
+pub(super) enum Found {
+    /// There is none.
+    Nothing,
+    Damaged,
+    Machine(Box<Machine>),
+}
+
+pub(super) fn found(stores: &Stores, id: ShardId, rules: &Arc<CountingRules>) -> Result<Found, OpenError> {
+    let damaged = |why: &dyn std::fmt::Display| {
+        tracing::error!(shard = %id, "its snapshot is damaged, fetching one from a peer: {why}");
+        Ok(Found::Damaged)
+    };
+    let bytes = match stores.snapshots.load_newest(id.0) {
+        Ok(Some((_, bytes))) => bytes,
+        Ok(None) => return Ok(Found::Nothing),
+        Err(e @ LogError::Damaged { .. }) => return damaged(&e),
+        Err(e) => return Err(e.into()),
+    };
+    match Machine::restore(id, rules.clone(), &bytes) {
+        Ok(machine) => Ok(Found::Machine(Box::new(machine))),
         Err(e @ RestoreError::Damaged(_)) => damaged(&e),
         Err(e) if canary::makes(Canary::UnreadableIsDamage) => damaged(&e),
         Err(e) => Err(OpenError::Unreadable { shard: id, what: "its snapshot", why: e.to_string() }),

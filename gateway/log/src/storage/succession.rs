@@ -3,7 +3,7 @@
 //! The process serves nothing meanwhile, and runs this at each start until its host has noted that it is done. Each step
 //! looks at what is on disk first, so it may be stopped anywhere and begin again.
 
-use super::open::{Folders, OpenError, ReadStorage, read, restore};
+use super::open::{Folders, Found, OpenError, ReadStorage, found, read};
 use crate::{LogError, LogOptions, ReplicaMark};
 use selvedge_fabric::configuration::Succession;
 use selvedge_fabric::machine::CountingRules;
@@ -39,19 +39,19 @@ pub fn succeed(
 ) -> Result<(), OpenError> {
     let ReadStorage { log, mut stores, mut marks, mut replays } = read(folders, settings)?;
     let damaged = log.recovery().damaged_groups.clone();
-    let mut found = Vec::new();
+    let mut all = Vec::new();
     for (shard, order) in orders {
-        let machine = restore(&stores, *shard, rules)?;
+        let snapshot = found(&stores, *shard, rules)?;
         stores.batches.check_version(shard.0)?;
-        found.push((*shard, order, machine, replays.remove(&shard.0).unwrap_or_default()));
+        all.push((*shard, order, snapshot, replays.remove(&shard.0).unwrap_or_default()));
     }
     let mut log = log.begin()?;
     marks.begin([], damaged.is_all())?;
-    for (shard, order, machine, replay) in found {
+    for (shard, order, snapshot, replay) in all {
         let group = shard.0;
-        let (slot, configuration) = match &machine {
-            Some(machine) => (machine.slot(), machine.configuration().cloned()),
-            None => (0, None),
+        let (slot, configuration) = match &snapshot {
+            Found::Machine(machine) => (machine.slot(), machine.configuration().cloned()),
+            Found::Nothing | Found::Damaged => (0, None),
         };
         let configuration = configuration.as_ref();
         let newest = replay.newest_number(configuration);
@@ -72,7 +72,7 @@ pub fn succeed(
                     || replay.is_damaged()
                     || replay.lacks_records(slot, configuration)
                     || (silent && !replay.came_later());
-                let from_nothing = anew || gone || machine.is_none();
+                let from_nothing = anew || gone || matches!(snapshot, Found::Damaged);
                 let whole = !from_nothing && !torn;
                 if from_nothing {
                     stores.snapshots.remove_all(group)?;
