@@ -235,7 +235,8 @@ impl Host {
                 Message::Accept { ballot, prev: a, values, commit: b }
             }
             11..13 => {
-                Message::Accepted { ballot, upto: a, commit: b, vote: source.flag(), damaged: source.flag() }
+                let (vote, damaged) = (source.flag(), source.flag());
+                Message::Accepted { ballot, upto: a, commit: b, recorded: b, vote, damaged }
             }
             13 => Message::Lagging { ballot, prefix: a },
             14 => Message::Refused { promised: ballot },
