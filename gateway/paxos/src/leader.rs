@@ -49,8 +49,6 @@ pub(super) struct Progress {
     pub undamaged: bool,
     /// The follower's commit index as its disk states it.
     pub recorded: Slot,
-    /// The follower is a member and lost records: it may lack what it once had.
-    pub lost_records: bool,
     /// The next slot to send.
     next: Slot,
     /// Where sending began again after a loss.
@@ -145,11 +143,11 @@ impl Leader {
     }
 
     /// The slot up to which the disks of this replica and of these followers state that everything is chosen. `None` if
-    /// one of them lost records.
+    /// one of them has not said that it lost no records.
     pub fn floor(&self, followers: impl Iterator<Item = usize>) -> Option<Slot> {
         let mut floor = self.own_recorded;
         for rank in followers {
-            let follower = self.followers.get(rank).filter(|f| !f.lost_records)?;
+            let follower = self.followers.get(rank).filter(|f| f.undamaged)?;
             floor = floor.min(follower.recorded);
         }
         Some(floor)
@@ -200,6 +198,7 @@ impl Progress {
     pub fn reset(&mut self, leader_commit: Slot) {
         self.rewind(if self.matched > 0 { self.matched + 1 } else { leader_commit + 1 });
         self.undamaged = false;
+        self.recorded = 0;
         self.commit = 0;
         self.told_commit = 0;
         self.told_behind = false;
@@ -216,7 +215,6 @@ impl Progress {
         self.unanswered = 0;
         self.resend_at_ms = None;
         self.matched = self.matched.max(upto);
-        self.lost_records = !vote;
         if vote {
             self.voted = self.voted.max(upto);
         }

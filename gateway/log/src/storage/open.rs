@@ -335,9 +335,8 @@ fn restore(stores: &Stores, id: ShardId, settings: &ReplicaSettings) -> Result<O
     }
 }
 
-/// What a shard's newest snapshot holds.
+/// What is there of a shard in place of a snapshot: none, one that can't be used, or the machine that the newest one holds.
 pub(super) enum Found {
-    /// There is none.
     Nothing,
     Damaged,
     Machine(Box<Machine>),

@@ -74,7 +74,7 @@ impl PeersWithin {
         self.up.contains(gateway) || self.by_detour.contains_key(gateway)
     }
 
-    /// All of them.
+    /// The gateways that are up or reached by a detour.
     pub fn all(self) -> BTreeSet<GatewayId> {
         self.up.into_iter().chain(self.by_detour.into_keys()).collect()
     }
