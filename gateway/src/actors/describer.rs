@@ -57,7 +57,7 @@ async fn describe(overview: &Overview, log: &Recipient<GetLogFigures>, epoch: In
         release: env!("CARGO_PKG_VERSION").to_string(),
         uptime_ms: u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX),
         trouble: overview.trouble(&reports, &reach).map(|why| shown(&why)),
-        warnings: overview.warnings(&reports).len() as u32,
+        warnings: overview.warnings(&reports, &log).len() as u32,
         connections: overview.front.connections() as u64,
         acked: overview.front.acked(),
         room: log.room,

@@ -123,7 +123,8 @@ async fn readyz(api: web::Data<Api>) -> Result<String, Failure> {
     // A site serves without the cloud: a broken uplink is reported, but does not make the gateway unready.
     let uplink = api.uplink.send(GetState).await.ok().and_then(|state| state.trouble);
     let uplink = uplink.map(|why| format!("uplink: {why}\n"));
-    let mut warnings = api.overview.warnings(&reports);
+    let log = api.log.send(GetLogFigures).await.unwrap_or_default();
+    let mut warnings = api.overview.warnings(&reports, &log);
     warnings.extend(reach.by_detour.iter().map(|(gateway, through)| {
         format!("there is no link to {gateway}, which is reached through {through}: GET /v1/status says why")
     }));
@@ -188,7 +189,7 @@ async fn status(api: web::Data<Api>, given: Given) -> Result<HttpResponse, Failu
         "site": api.site, "gateway": api.me.0, "ready": trouble.is_none(), "trouble": trouble,
         "uplink": api.uplink.send(GetState).await.ok(),
         "clock": clock, "log": log, "totals": totals, "peers": peers, "shards": shards, "bounds": bounds,
-        "warnings": api.overview.warnings(&reports),
+        "warnings": api.overview.warnings(&reports, &log),
     })))
 }
 

@@ -15,6 +15,7 @@ use actix::Recipient;
 use selvedge_fabric::directory::{DIRECTORY_GROUP, Directory, GatewayRole, GatewayState, ShardMove};
 use selvedge_fabric::ring::{Member, Ring};
 use selvedge_fabric::site_state::{ReplicaRole, TransferProgress};
+use selvedge_log::storage::LogFigures;
 use selvedge_types::ids::{GatewayId, ShardId};
 use selvedge_types::report::{
     self, Led, MAX_MEMBERS, MAX_REPORTED_MOVES_ENTRIES, MAX_SKIPPED_FIELDS, MovePhase, REPORT_MS, Report,
@@ -111,8 +112,9 @@ impl Overview {
     }
 
     /// Conditions that an operator should fix, though the gateway does its work.
-    pub fn warnings(&self, reports: &[ShardReport]) -> Vec<String> {
+    pub fn warnings(&self, reports: &[ShardReport], log: &LogFigures) -> Vec<String> {
         let mut warnings = fullness::warnings(reports);
+        warnings.extend(long_log(log));
         if !self.clock.now().sure {
             warnings.push("no majority of the gateways agrees on the time: set their clocks right".into());
         }
@@ -123,6 +125,15 @@ impl Overview {
         }
         warnings
     }
+}
+
+/// Warns of a log that grows because it can't be trimmed: on a witness, while a full gateway is away.
+fn long_log(log: &LogFigures) -> Option<String> {
+    let (hours, mib) = (log.room_for_hours?, log.overlong_bytes.div_ceil(1024 * 1024));
+    Some(format!(
+        "the log keeps {mib} MiB more than log.max_segments allows, and the disk has room for {hours} more hours like the last: \
+         bring gateways that are away back, or remove them"
+    ))
 }
 
 /// Waits for the next multiple of a period, when other periodic work wakes the process too.
@@ -311,6 +322,18 @@ mod tests {
     use selvedge_fabric::directory::{DirectoryCommand, FirstGateway, Genesis};
     use selvedge_fabric::ring::ReplicaSet;
     use selvedge_types::time::ElapsedMs;
+
+    #[test]
+    fn a_log_that_grows_is_warned_of_once_it_is_known_for_how_long_there_is_room() {
+        let figures = |room_for_hours| LogFigures {
+            overlong_bytes: 3 * 1024 * 1024,
+            room_for_hours,
+            ..LogFigures::default()
+        };
+        assert_eq!(long_log(&figures(None)), None);
+        let warning = long_log(&figures(Some(40))).unwrap();
+        assert!(warning.contains("3 MiB") && warning.contains("40 more hours"), "{warning}");
+    }
 
     #[test]
     fn a_report_names_all_who_hold_replicas_while_these_move() {

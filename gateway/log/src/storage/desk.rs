@@ -259,3 +259,21 @@ impl StorageDesk {
         errands
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overlong_log_has_room_for_as_long_as_the_disk_lasts_at_its_rate() {
+        let overlong = Overlong { since_ms: 1_000, written_bytes: 500 };
+        let size = |written_bytes, free_bytes| LogSize { written_bytes, free_bytes, ..LogSize::default() };
+        let after = |ms, size| overlong.room_for_hours(1_000 + ms, size);
+        assert_eq!(after(MEASURE_MS - 1, size(1_500, 600_000)), None, "too short to tell");
+        assert_eq!(after(MEASURE_MS, size(500, 600_000)), None, "it does not grow");
+        // 1,000 bytes a minute, and 600,000 bytes are free.
+        assert_eq!(after(MEASURE_MS, size(1_500, 600_000)), Some(10));
+        assert_eq!(after(2 * MEASURE_MS, size(2_500, 599_999)), Some(9));
+        assert_eq!(after(MEASURE_MS, size(u64::MAX, 0)), Some(0), "the disk is full");
+    }
+}
