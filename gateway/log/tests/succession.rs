@@ -56,6 +56,7 @@ fn open(disk: &MemoryDisk) -> Opened {
         outbox_budget_bytes: 1 << 20,
         incarnation: 1,
         shelf_bytes: 1 << 10,
+        is_witness: false,
     };
     let (folders, options) = folders(disk).unwrap();
     storage::read(folders, options).unwrap().open(ME, &ring(), &settings, &mut || 7).unwrap()
