@@ -11,7 +11,6 @@ mod histories {
     pub mod wires;
 }
 #[path = "gateways/growing.rs"]
-#[allow(dead_code)] // Some of it is for other tests.
 mod growing;
 #[path = "gateways/site.rs"]
 mod site;

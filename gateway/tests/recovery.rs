@@ -3,18 +3,17 @@
 
 #[path = "histories/clients.rs"]
 mod clients;
+#[path = "gateways/growing.rs"]
+mod growing;
 #[path = "gateways/site.rs"]
 mod site;
 
 use clients::{Publisher, read};
+use growing::{invite, is_settled};
 use selvedge_fabric::ring::shard_of;
 use selvedge_types::recovery::{GoesOnFrom, RecoveryPlan, Survivor, assess};
 use serde_json::{Value, json};
 use site::{Plan, Running, until};
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
 /// Devices whose readings are counted one by one.
 const SETS: u32 = 6;
@@ -104,27 +103,10 @@ fn lose(plan: &Plan, running: &mut [Option<Running>], which: &[usize]) {
     which.iter().for_each(|i| std::fs::remove_dir_all(plan.data(*i)).unwrap());
 }
 
-fn private(path: &Path, text: &str) {
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(true).write(true).mode(0o600);
-    options.open(path).unwrap().write_all(text.as_bytes()).unwrap();
-}
-
 /// Lets gateway `i` join, as gateway `at` admits it.
 fn join(plan: &Plan, at: usize, i: usize) -> Running {
-    let mut token = Value::Null;
-    until("an invitation is open", || {
-        let (status, mut answer) = plan.post(at, "/v1/invitations", &json!({}));
-        token = answer["token"].take();
-        status == 200
-    });
-    private(&plan.token_file(i), token.as_str().unwrap());
+    invite(plan, at, i, &json!({}));
     plan.started(i)
-}
-
-fn is_settled(plan: &Plan, i: usize) -> bool {
-    let directory = plan.json(i, "/v1/directory");
-    directory["misplaced_count"] == 0 && directory["moves"].as_array().is_some_and(Vec::is_empty)
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! What an operator does with a site whose gateways come and go.
 
+#![allow(dead_code, reason = "several tests share this, and each uses a part of it")]
+
 use super::site::{Plan, until};
 use serde_json::Value;
 use std::fs::OpenOptions;
