@@ -114,8 +114,8 @@ mod tests {
         ]});
         let wanted = "\
 INVITATION  ROLE     REPLACES  WEIGHT  ZONE    EXPIRES IN
-0a1b2c3d    full            2       1  hall 1     59m 1s
-99999999    witness         -       2  -           1d 0h
+  0a1b2c3d  full            2       1  hall 1      59m 1s
+  99999999  witness         -       2  -            1d 0h
 ";
         assert_eq!(list(&answer), wanted);
     }

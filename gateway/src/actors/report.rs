@@ -377,7 +377,7 @@ mod tests {
     #[test]
     fn a_report_has_states_and_moves_as_the_directory_does() {
         let first = |n| FirstGateway { id: GatewayId(n), weight: 1, peer: format!("10.0.0.{n}:7081") };
-        let genesis = Genesis { shards: 4, replicas: 2, gateways: (1..=3).map(first).collect() };
+        let genesis = Genesis { shards: 4, replicas: 3, gateways: (1..=4).map(first).collect() };
         let mut directory = Directory::genesis(&genesis).unwrap();
         let leaves = directory.configuration(ShardId(0)).unwrap().voters[0];
         directory.apply(1, ElapsedMs(1), None, &DirectoryCommand::Drain { gateway: leaves });
@@ -396,7 +396,7 @@ mod tests {
         let said = members(&directory);
         let draining = said.iter().find(|m| m.gateway == leaves).unwrap();
         assert_eq!((draining.state, draining.wanted), (ReportedState::Draining, 0));
-        assert_eq!(said.iter().map(|m| m.wanted).sum::<u16>(), 8, "two replicas for each of four shards");
+        assert_eq!(said.iter().map(|m| m.wanted).sum::<u16>(), 12, "three replicas for each of four shards");
         let (none, own) = (BTreeMap::new(), TransferProgress { done_bytes: 3, total_bytes: 9 });
         let here = BTreeMap::from([(ShardId(0), own)]);
         let phase =

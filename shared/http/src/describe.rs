@@ -126,6 +126,7 @@ fn operation(one: Described, open: bool) -> Operation {
     let path = one.path.trim_start_matches('/').replace(['/', '.'], "_");
     let id = match one.method {
         HttpMethod::Delete => format!("delete_{path}"),
+        HttpMethod::Post => format!("post_{path}"),
         _ => path,
     };
     let mut all = OperationBuilder::new()

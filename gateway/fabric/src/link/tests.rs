@@ -262,10 +262,10 @@ fn golden_bytes() {
     let expected = [&[10, 0, 0, 0, 0, 0, 2, 2, 0, 1, 1, 7][..], &said, &[5, 9], &said].concat();
     assert_eq!(told.encode(), expected);
     let refused = Greeting::refused("no\nway").encode();
-    assert_eq!(refused, [1, 3, 6, b'n', b'o', b' ', b'w', b'a', b'y']);
-    assert_eq!(Greeting::removed("no").encode(), [1, 7, 2, b'n', b'o']);
+    assert_eq!(refused, [2, 3, 6, b'n', b'o', b' ', b'w', b'a', b'y']);
+    assert_eq!(Greeting::removed("no").encode(), [2, 7, 2, b'n', b'o']);
     let hello = Greeting::Hello(hello(2)).encode();
-    assert_eq!(hello[..12], [1, 0, 1, 1, 7, b'p', b'l', b'a', b'n', b't', b'-', b'7']);
+    assert_eq!(hello[..12], [2, 0, 1, 1, 7, b'p', b'l', b'a', b'n', b't', b'-', b'7']);
     assert_eq!(hello[12..44], [5; 32]);
     assert_eq!(hello[44..], [2, 9, 3, 77]);
     assert_eq!((PREAMBLE, KEYLESS_PREAMBLE), (*b"SVL\x02", *b"SVL\x01"));
