@@ -22,8 +22,8 @@ use histories::wires::Wires;
 use serde_json::json;
 use site::{Plan, Running, until};
 use std::collections::BTreeSet;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const GATEWAYS: usize = 3;
@@ -132,6 +132,14 @@ impl Drop for Site {
     }
 }
 
+/// How far a run has come.
+#[derive(Default)]
+struct Progress {
+    over: AtomicBool,
+    /// The first gateway that writers turn to: those before it are gone, or leave, and wait for their devices to go.
+    first: AtomicUsize,
+}
+
 /// One set, with the history of its operations.
 struct Object {
     device: String,
@@ -153,12 +161,13 @@ impl Object {
     }
 
     /// Adds elements until there are no more, or the run is over.
-    fn write(&self, plan: &Plan, writer: usize, over: &AtomicBool) {
+    fn write(&self, plan: &Plan, writer: usize, run: &Progress) {
         let mut publisher = Publisher::new(format!("{}-{writer}", self.device));
         let all = plan.mqtt.len();
-        let mut gateway = fastrand::usize(0..all);
+        let any = || fastrand::usize(run.first.load(Ordering::Relaxed)..all);
+        let mut gateway = any();
         let topic = format!("d/{}/x", self.device);
-        while !over.load(Ordering::Relaxed) {
+        while !run.over.load(Ordering::Relaxed) {
             let element = self.next.fetch_add(1, Ordering::Relaxed);
             if element >= MAX_ELEMENTS {
                 return;
@@ -172,9 +181,9 @@ impl Object {
             while answered.is_none() && left > 0 {
                 match publisher.publish(plan.mqtt[gateway], &topic, &payload) {
                     Ok(()) => answered = Some(Instant::now()),
-                    Err(_) => gateway = (gateway + 1) % all,
+                    Err(_) => gateway = any(),
                 }
-                left -= u32::from(over.load(Ordering::Relaxed));
+                left -= u32::from(run.over.load(Ordering::Relaxed));
             }
             self.note(Op::Add { element, invoked, answered });
             think(80);
@@ -189,13 +198,13 @@ impl Object {
     }
 
     /// Two writers, and a reader at each gateway, until all elements are in or the run is over.
-    fn work(&self, plan: &Plan, over: &AtomicBool) {
+    fn work(&self, plan: &Plan, run: &Progress) {
         let writing = AtomicU32::new(WRITERS as u32);
         std::thread::scope(|scope| {
             for writer in 0..WRITERS {
                 let writing = &writing;
                 scope.spawn(move || {
-                    self.write(plan, writer, over);
+                    self.write(plan, writer, run);
                     writing.fetch_sub(1, Ordering::Relaxed);
                 });
             }
@@ -212,24 +221,27 @@ impl Object {
     }
 }
 
+/// Two runs at once would measure each other's load.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// Has clients work on several sets at a time while `suffer` runs. Then every gateway that is left must return the same
 /// sets, with everything that was acknowledged. Returns the sets with their histories.
-fn run(plan: &Plan, left: &[usize], suffer: impl FnOnce()) -> Vec<Object> {
-    let (over, names) = (AtomicBool::new(false), AtomicU32::new(0));
+fn run(plan: &Plan, left: &[usize], suffer: impl FnOnce(&AtomicUsize)) -> Vec<Object> {
+    let (progress, names) = (Progress::default(), AtomicU32::new(0));
     let objects = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..LANES {
             scope.spawn(|| {
-                while !over.load(Ordering::Relaxed) {
+                while !progress.over.load(Ordering::Relaxed) {
                     let object = Object::new(names.fetch_add(1, Ordering::Relaxed));
-                    object.work(plan, &over);
+                    object.work(plan, &progress);
                     objects.lock().unwrap().push(object);
                 }
             });
         }
         // If this thread panics, the others must still be asked to end.
-        let suffered = std::panic::catch_unwind(std::panic::AssertUnwindSafe(suffer));
-        over.store(true, Ordering::Relaxed);
+        let suffered = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| suffer(&progress.first)));
+        progress.over.store(true, Ordering::Relaxed);
         if let Err(panic) = suffered {
             std::panic::resume_unwind(panic);
         }
@@ -270,10 +282,11 @@ fn checked(objects: &[Object]) {
 fn real_gateways_are_linearizable_while_they_are_killed_stopped_and_cut_off() {
     let seconds =
         std::env::var("SELVEDGE_HISTORY_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(SECONDS);
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut site = Site::start();
     let mut faults = Vec::new();
     let plan = site.plan.clone();
-    let objects = run(&plan, &[0, 1, 2], || {
+    let objects = run(&plan, &[0, 1, 2], |_| {
         let end = Instant::now() + Duration::from_secs(seconds);
         while Instant::now() < end || faults.len() < FAULTS.len() {
             let fault = FAULTS[faults.len() % FAULTS.len()];
@@ -290,12 +303,14 @@ fn real_gateways_are_linearizable_while_they_are_killed_stopped_and_cut_off() {
 /// while they are replaced. Meanwhile the newest gateway is killed, and a leader pauses.
 #[test]
 fn real_gateways_are_linearizable_while_shards_move_to_other_boxes() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let plan = Plan::growing(3, 6);
     let mut running: Vec<_> = (0..6).map(|i| (i < 3).then(|| plan.started(i))).collect();
     until("all gateways are ready", || (0..3).all(|i| plan.is_ready(i)));
     until("the directory has begun", || plan.json(0, "/v1/directory")["gateways"].is_array());
-    let objects = run(&plan, &[3, 4, 5], || {
+    let objects = run(&plan, &[3, 4, 5], |first| {
         running[0] = None;
+        first.store(1, Ordering::Relaxed);
         invite(&plan, 1, 3, &json!({ "replaces": 1 }));
         running[3] = Some(plan.started(3));
         until("gateway 4 holds something", || record(&plan, 1, 4)["replicas"].as_u64() > Some(0));
@@ -303,6 +318,7 @@ fn real_gateways_are_linearizable_while_shards_move_to_other_boxes() {
         running[3] = Some(plan.started(3));
         until("gateway 4 has taken its place", || record(&plan, 1, 1).is_null() && is_settled(&plan, 1));
 
+        first.store(2, Ordering::Relaxed);
         invite(&plan, 1, 4, &json!({ "replaces": 2 }));
         running[4] = Some(plan.started(4));
         until("gateway 5 holds something", || record(&plan, 2, 5)["replicas"].as_u64() > Some(0));
@@ -313,6 +329,7 @@ fn real_gateways_are_linearizable_while_shards_move_to_other_boxes() {
         until("gateway 5 has taken its place", || record(&plan, 3, 2).is_null() && is_settled(&plan, 3));
         running[1] = None;
 
+        first.store(3, Ordering::Relaxed);
         invite(&plan, 3, 5, &json!({ "replaces": 3 }));
         running[5] = Some(plan.started(5));
         until("gateway 6 has taken its place", || record(&plan, 4, 3).is_null() && is_settled(&plan, 4));
