@@ -48,7 +48,7 @@ use super::machine::{
 };
 pub use super::not_counted::{MAX_WHY_BYTES, reading_hash};
 use super::ring::Ring;
-use filters::Asked;
+use filters::AskedFilters;
 pub(crate) use names::{Meaning, RecentNames};
 use pending::{HeldList, PendingList};
 pub(crate) use publish::quarantined;
@@ -184,7 +184,7 @@ pub struct Session {
     touching: usize,
     /// SUBSCRIBE and UNSUBSCRIBE packets that wait for the shard of the client id, by token; the connection bounds
     /// their bytes.
-    asked: BTreeMap<u64, Asked>,
+    asked: BTreeMap<u64, AskedFilters>,
 }
 
 /// How a connection left its session.

@@ -12,7 +12,7 @@ const FILTERS_ITEM_ENTRIES: usize = 64;
 
 /// A SUBSCRIBE or an UNSUBSCRIBE of a durable session.
 #[derive(Debug, Default)]
-pub(super) struct Asked {
+pub(super) struct AskedFilters {
     subscriptions: Vec<Subscription>,
     filters: Vec<Filter>,
     /// Items that are not settled: the indices of the subscriptions in each.
@@ -38,7 +38,10 @@ impl Session {
         }
         let fits = |(_, s): &(usize, &Subscription)| s.filter.as_str().len() <= MAX_FILTER_BYTES;
         let (fit, too_long): (Vec<_>, Vec<_>) = list.iter().enumerate().partition(fits);
-        let mut asked = Asked { refused: too_long.into_iter().map(|(i, _)| i).collect(), ..Asked::default() };
+        let mut asked = AskedFilters {
+            refused: too_long.into_iter().map(|(i, _)| i).collect(),
+            ..AskedFilters::default()
+        };
         // One item is far smaller than a batch may be.
         for chunk in fit.chunks(FILTERS_ITEM_ENTRIES) {
             let add = chunk.iter().map(|(_, s)| (s.filter.as_str().to_string(), s.options())).collect();
@@ -61,7 +64,7 @@ impl Session {
             out.answers.push(Answer::Unsubscribed { token });
             return;
         }
-        let mut asked = Asked::default();
+        let mut asked = AskedFilters::default();
         // The shard holds no filter that is longer.
         let fit: Vec<_> = filters.iter().filter(|f| f.as_str().len() <= MAX_FILTER_BYTES).collect();
         for chunk in fit.chunks(FILTERS_ITEM_ENTRIES) {
@@ -85,7 +88,7 @@ impl Session {
         self.submit(site, ASKED + token, Item::Subscriptions { client, epoch, add, remove }, out);
     }
 
-    fn ask(&mut self, token: u64, asked: Asked, out: &mut SessionEffects) {
+    fn ask(&mut self, token: u64, asked: AskedFilters, out: &mut SessionEffects) {
         let nothing_to_wait_for = asked.items.is_empty();
         self.asked.insert(token, asked);
         if nothing_to_wait_for || canary::makes(Canary::SubackBeforeChosen) {

@@ -44,7 +44,6 @@
 //! Limits: a replica receives one thing at a time, and holds a snapshot whole until it has become a machine. A
 //! snapshot has at most [`MAX_SNAPSHOT_BYTES`].
 
-use super::witness::Base;
 use super::{Now, ShardCore, SnapshotState};
 use crate::machine::{CutBatch, Machine};
 use crate::peer::{BatchAnswer, PeerMessage, TransferMessage};
@@ -536,7 +535,7 @@ impl ShardCore {
         match fetched {
             Some(machine) if saved && slot > self.machine.slot() => {
                 self.machine = Arc::from(machine);
-                self.base = self.machine.is_witness().then(|| Base::found(&self.machine));
+                self.find_base();
                 // The new machine will not report again what it has released.
                 self.out.released = self.out.released.max(Some(self.machine.outbox_stats().kept));
                 self.tail.clear();

@@ -106,6 +106,11 @@ impl ShardCore {
         self.base.is_some()
     }
 
+    /// Takes the slot of a machine that is new here as the base, if it is a witness's.
+    pub(super) fn find_base(&mut self) {
+        self.base = self.machine.is_witness().then(|| Base::found(&self.machine));
+    }
+
     /// The slot up to which a witness has dropped entries; `None` at a full replica.
     pub fn dropped_through(&self) -> Option<Slot> {
         self.base.as_ref().map(|base| base.slot)
