@@ -7,6 +7,8 @@ use selvedge_types::canary::{self, Canary};
 
 /// The most seeds that are searched for one mistake.
 const MAX_SEEDS: u64 = 1_000;
+/// The same for one of [`RARE`].
+const MAX_RARE_SEEDS: u64 = 3_000;
 
 fn plan(canary: Canary, seed: u64) -> Plan {
     let sizes = [3, 3, 3, 5, 1];
@@ -26,12 +28,10 @@ fn plan(canary: Canary, seed: u64) -> Plan {
 
 /// Where mistakes that few seeds show were found last, so that a hunt need not take all that come before. A change of the
 /// simulation may move them; then the hunt takes all seeds.
-const FOUND_LAST: [(Canary, u64); 4] = [
-    (Canary::PrepareBeforeDurable, 331),
-    (Canary::ExpiryByWall, 302),
-    (Canary::LostByMajority, 50),
-    (Canary::FewPacketIds, 237),
-];
+const FOUND_LAST: [(Canary, u64); 2] = [(Canary::LostByMajority, 50), (Canary::ExpiryByWall, 184)];
+
+/// Mistakes that about one seed in three hundred shows: their hunts take minutes, and a test of their own.
+const RARE: [Canary; 2] = [Canary::PrepareBeforeDurable, Canary::FewPacketIds];
 
 fn hunt(canary: Canary, seeds: impl IntoIterator<Item = u64>) -> Option<(u64, String)> {
     for seed in seeds {
@@ -57,7 +57,7 @@ pub fn all() -> impl Iterator<Item = Canary> {
 
 /// Hunts a quarter of the canaries, so that the quarters run in parallel.
 fn find(quarter: usize) {
-    for canary in all().skip(quarter).step_by(4) {
+    for canary in all().filter(|canary| !RARE.contains(canary)).skip(quarter).step_by(4) {
         let last = FOUND_LAST.iter().filter(|(of, _)| *of == canary).map(|(_, seed)| *seed);
         let found = hunt(canary, last.chain(0..MAX_SEEDS));
         assert!(found.is_some(), "{canary:?} is not found in {MAX_SEEDS} seeds");
@@ -82,6 +82,16 @@ fn the_third_quarter_is_found() {
 #[test]
 fn the_last_quarter_is_found() {
     find(3);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn the_rare_ones_are_found() {
+    for canary in RARE {
+        let found = hunt(canary, 0..MAX_RARE_SEEDS);
+        println!("{canary:?}: {:?}", found.as_ref().map(|(seed, _)| seed));
+        assert!(found.is_some(), "{canary:?} is not found in {MAX_RARE_SEEDS} seeds");
+    }
 }
 
 /// For work on the simulation: prints in how many seeds each mistake is found and how it shows, for all canaries or
